@@ -1,0 +1,53 @@
+# Everything runs inside $(VENV), which is made on the first use and again when pyproject.toml or
+# constraints.txt change. `make help` lists the targets.
+
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+# Swarm tests first and spread by module over the workers: they take the longest.
+PYTEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench proto errors clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[peer,coordinator,dev]'
+	touch $@
+
+install: $(STAMP)  ## Make the virtual environment and install everything into it
+
+demo: $(STAMP)  ## A whole network on this machine: one cycle from data to credits
+	$(PY) scripts/demo.py
+
+test: $(STAMP)  ## All tests
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## Style, types and the direction of imports
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	PYTHONPATH=.:peer:coordinator:dht_bootstrap $(VENV)/bin/lint-imports --no-cache
+
+format: $(STAMP)  ## Mend what ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP)  ## The benchmarks; results go to benchmarks/results
+	$(PY) -m benchmarks
+
+proto: $(STAMP)  ## Generate ares_p2p/wire/v1 from proto/
+	$(PY) scripts/make_proto.py
+
+errors: $(STAMP)  ## Generate docs/errors.md from ares_p2p/errors.py
+	$(PY) scripts/make_errors_doc.py
+
+clean:  ## Remove what was built, except the virtual environment and its packages
+	rm -rf build dist htmlcov demo-out .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -print | xargs -r rm -rf

@@ -1,0 +1,32 @@
+"""Clocks, passed in and never global, so that tests own the time.
+
+Wall time is an integer number of milliseconds since the Unix epoch (UTC): what goes on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the program needs of time."""
+
+    def now_ms(self) -> int:
+        """Return the wall time in milliseconds since the epoch."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds` of this clock."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))

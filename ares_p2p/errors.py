@@ -1,0 +1,354 @@
+"""The error tree: every fault that a person or a peer can cause, each with a stable code.
+
+A code never changes its meaning and is never reused; `docs/errors.md` lists all of them and a
+test compares. Verification raises one of these, it never returns False. The message says what
+was expected and what came; `hint` names the next command to try or the mend.
+
+The four branches decide who is to blame and the exit code of a command that ends with one:
+`ConfigFault` (78: restarting does not help), `NetworkFault` (75: try again later),
+`PeerFault` (76: somebody sent something wrong), `InternalFault` (70: our own bug or disk).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AresError(Exception):
+    """Base of the tree. `code` is stable; `hint` is the next step for whoever reads it."""
+
+    code: ClassVar[str] = "ARES-E000"
+    exit_code: ClassVar[int] = 70
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+
+# --- ConfigFault: the person's own machine or settings -----------------------------------------
+
+
+class ConfigFault(AresError):
+    """Settings, files or the machine are not as needed; a restart alone will not help."""
+
+    code = "ARES-E010"
+    exit_code = 78
+
+
+class InviteMalformed(ConfigFault):
+    """The invite is not an `ares://` or `https://` invite, or its checksum does not fit."""
+
+    code = "ARES-E011"
+    default_hint = "Copy the whole invite again; `ares-bootstrap invite` prints it."
+
+
+class InviteWrongNetwork(ConfigFault):
+    """The invite names another network than the one this data directory belongs to."""
+
+    code = "ARES-E012"
+    default_hint = "Use another --data-dir for another network."
+
+
+class PortTaken(ConfigFault):
+    """A TCP or UDP port that was asked for is in use."""
+
+    code = "ARES-E013"
+    default_hint = "Choose another with --port, or 0 for any free one."
+
+
+class KeyFileTooOpen(ConfigFault):
+    """The identity file is readable by others."""
+
+    code = "ARES-E014"
+
+
+class KeyFileMalformed(ConfigFault):
+    """The identity file is not an Ed25519 key in libp2p's format."""
+
+    code = "ARES-E015"
+
+
+class BaseDigestMismatch(ConfigFault):
+    """The base model's files are not those the cycle was signed for."""
+
+    code = "ARES-E016"
+    default_hint = "Remove the folder and join again without --base to fetch the right files."
+
+
+class BaseUnsupported(ConfigFault):
+    """The base cannot be loaded: no safetensors, unknown architecture, no such folder."""
+
+    code = "ARES-E017"
+
+
+class DiskFull(ConfigFault):
+    """Not enough free space for what has to be stored."""
+
+    code = "ARES-E018"
+    default_hint = "Free some space or point --data-dir to another disk."
+
+
+class DataDirLocked(ConfigFault):
+    """Another process already runs on this data directory."""
+
+    code = "ARES-E019"
+
+
+class NotInitialised(ConfigFault):
+    """The data directory holds no configuration yet."""
+
+    code = "ARES-E020"
+
+
+class VersionRefused(ConfigFault):
+    """The network does not accept this protocol version."""
+
+    code = "ARES-E021"
+    default_hint = "pip install --upgrade ares-p2p"
+
+
+class TeacherFault(ConfigFault):
+    """The teacher cannot answer as configured."""
+
+    code = "ARES-E022"
+
+
+# --- NetworkFault: nobody's fault, try again ---------------------------------------------------
+
+
+class NetworkFault(AresError):
+    """Something out there did not answer; waiting may help."""
+
+    code = "ARES-E030"
+    exit_code = 75
+
+
+class BootstrapAway(NetworkFault):
+    """None of the addresses of the invite answers."""
+
+    code = "ARES-E031"
+    default_hint = "Check your connection; ask for a fresh invite if it goes on."
+
+
+class CoordinatorAway(NetworkFault):
+    """The coordinator does not answer, or has published nothing."""
+
+    code = "ARES-E032"
+    default_hint = "Nothing is lost: leave the peer running, it goes on when it is back."
+
+
+class ClockSkewed(NetworkFault):
+    """This machine's clock differs too much from the network's."""
+
+    code = "ARES-E033"
+    default_hint = "Set the clock: `sudo timedatectl set-ntp true`."
+
+
+class BlobUnavailable(NetworkFault):
+    """No source serves the wanted blob."""
+
+    code = "ARES-E034"
+
+
+class RecordUnavailable(NetworkFault):
+    """A needed record is not in the DHT."""
+
+    code = "ARES-E035"
+
+
+class NodeDied(NetworkFault):
+    """The DHT process or its p2pd ended."""
+
+    code = "ARES-E036"
+
+
+class RpcTimeout(NetworkFault):
+    """A remote call did not answer in time."""
+
+    code = "ARES-E037"
+
+
+# --- PeerFault: bytes from somebody else that are refused --------------------------------------
+
+
+class PeerFault(AresError):
+    """A remote sent something that is refused. The code is the reason its sender can read."""
+
+    code = "ARES-E050"
+    exit_code = 76
+
+
+class EnvelopeMalformed(PeerFault):
+    """The bytes are no envelope."""
+
+    code = "ARES-E051"
+
+
+class BadSignature(PeerFault):
+    """The signature does not fit payload and key."""
+
+    code = "ARES-E052"
+
+
+class WrongSigner(PeerFault):
+    """A valid signature, by somebody who may not write this."""
+
+    code = "ARES-E053"
+
+
+class WeakKey(PeerFault):
+    """A small-order or malformed public key, under which one signature fits many messages."""
+
+    code = "ARES-E054"
+
+
+class WrongNetwork(PeerFault):
+    """The payload belongs to another network."""
+
+    code = "ARES-E055"
+
+
+class StaleSequence(PeerFault):
+    """An older (cycle, seq) than one already seen: a replay or a rollback."""
+
+    code = "ARES-E056"
+
+
+class Oversize(PeerFault):
+    """More bytes, items or characters than the bound allows."""
+
+    code = "ARES-E057"
+
+
+class PayloadMalformed(PeerFault):
+    """The payload does not decode, or a field is out of its range."""
+
+    code = "ARES-E058"
+
+
+class HashMismatch(PeerFault):
+    """Bytes do not hash to their name."""
+
+    code = "ARES-E059"
+
+
+class CommitReplayed(PeerFault):
+    """A commit of another round, cycle or peer."""
+
+    code = "ARES-E060"
+
+
+class Equivocation(PeerFault):
+    """Two different commits of one peer for one round."""
+
+    code = "ARES-E061"
+
+
+class CommitLate(PeerFault):
+    """A commit after the deadline."""
+
+    code = "ARES-E062"
+
+
+class WrongState(PeerFault):
+    """The work started from another state than the round's."""
+
+    code = "ARES-E063"
+
+
+class StepsOutOfRange(PeerFault):
+    """Declared steps, tokens or first example contradict the plan or the assignment."""
+
+    code = "ARES-E064"
+
+
+class NonFinite(PeerFault):
+    """A contribution with NaN or infinite numbers."""
+
+    code = "ARES-E065"
+
+
+class ShapeMismatch(PeerFault):
+    """A contribution, state or tensor of the wrong shape, name or layout."""
+
+    code = "ARES-E066"
+
+
+class CommitWithoutBlob(PeerFault):
+    """The committed blob was not served before the deadline."""
+
+    code = "ARES-E067"
+
+
+class UnknownRound(PeerFault):
+    """No such open round."""
+
+    code = "ARES-E068"
+
+
+class RateLimited(PeerFault):
+    """Too many messages in too short a time, or the round is full."""
+
+    code = "ARES-E069"
+
+
+class OpposesOthers(PeerFault):
+    """A contribution that points against the rest of the round."""
+
+    code = "ARES-E070"
+
+
+class AuditFailed(PeerFault):
+    """Replay of the assigned work gives another result."""
+
+    code = "ARES-E071"
+
+
+class AuditVoid(PeerFault):
+    """Replay is neither close enough to pay nor far enough to punish."""
+
+    code = "ARES-E072"
+
+
+class NormClipped(PeerFault):
+    """A contribution far longer than the median; it was scaled down."""
+
+    code = "ARES-E073"
+
+
+# --- InternalFault: ours ----------------------------------------------------------------------
+
+
+class InternalFault(AresError):
+    """A bug or a broken disk on our side."""
+
+    code = "ARES-E090"
+    default_hint = "Please report this with the log of the run."
+
+
+class StateMismatch(InternalFault):
+    """Our own aggregate differs from the signed manifest."""
+
+    code = "ARES-E091"
+
+
+class StoreFault(InternalFault):
+    """The database cannot be read or written."""
+
+    code = "ARES-E092"
+
+
+def all_errors() -> list[type[AresError]]:
+    """Return every class of the tree, by code."""
+    found: dict[str, type[AresError]] = {}
+    pending: list[type[AresError]] = [AresError]
+    while pending:
+        cls = pending.pop()
+        found[cls.__name__] = cls
+        pending.extend(cls.__subclasses__())
+    return sorted(found.values(), key=lambda cls: cls.code)
