@@ -134,7 +134,7 @@ def chunk_list_of_stream(chunks: Iterable[bytes]) -> ChunkList:
     for piece in chunks:
         view = memoryview(piece)
         size += len(view)
-        while len(view):
+        while view:
             digest.update(view[:room])
             taken = min(room, len(view))
             view, room = view[taken:], room - taken

@@ -45,6 +45,27 @@ class VectorLayout(Protocol):
         ...
 
 
+class VectorSource(Protocol):
+    """A vector that need not lie in memory, such as an encoded one."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        ...
+
+    def read(self, part: slice, out: Vector) -> Vector:
+        """Write the elements of `part` (one of `parts(size)`) to the start of `out`.
+
+        Returns: the written view of `out`, (part.stop - part.start,).
+        """
+        ...
+
+
+def read_part(source: Vector | VectorSource, part: slice, out: Vector) -> Vector:
+    """Return the elements of `part` of an array (a view) or of a source (written to `out`)."""
+    return source[part] if isinstance(source, np.ndarray) else source.read(part, out)
+
+
 def parts(size: int, *, part_elements: int = PART_ELEMENTS) -> Iterator[slice]:
     """Yield consecutive slices that cover `range(size)`."""
     for start in range(0, size, part_elements):
@@ -62,7 +83,8 @@ def check_vector(vector: Vector, *, size: int, what: str) -> None:
     """
     if vector.dtype != FLOAT32 or vector.shape != (size,) or not vector.flags.c_contiguous:
         raise ShapeMismatch(
-            f"{what} is {vector.dtype} of shape {vector.shape}, contiguous float32 ({size},) expected"
+            f"{what} is {vector.dtype} of shape {vector.shape}, "
+            f"contiguous float32 ({size},) expected"
         )
 
 

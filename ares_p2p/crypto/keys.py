@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ares_p2p.ids import PUBLIC_KEY_BYTES, PeerId, peer_id_of
 SEED_BYTES = 32
 SIGNATURE_BYTES = 64
 _LIBP2P_PREFIX = bytes([0x08, 0x01, 0x12, 0x40])  # type = Ed25519, data = 64 bytes
+_FILE_BYTES = len(_LIBP2P_PREFIX) + 2 * SEED_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Identity:
         Raises: KeyFileMalformed: another type of key, another length, or a public half that
             does not belong to the private one.
         """
-        if len(data) != len(_LIBP2P_PREFIX) + 64 or not data.startswith(_LIBP2P_PREFIX):
+        if len(data) != _FILE_BYTES or not data.startswith(_LIBP2P_PREFIX):
             raise KeyFileMalformed("not an Ed25519 key in libp2p's format")
         identity = Identity.from_seed(data[4 : 4 + SEED_BYTES])
         if identity.public_key != data[4 + SEED_BYTES :]:
@@ -86,15 +88,21 @@ def load_identity(path: Path) -> Identity:
     """Return the identity in `path`.
 
     Raises: KeyFileTooOpen: group or others have any right on it. KeyFileMalformed: not a key.
+        ConfigFault: there is no such file, or it cannot be read.
     """
-    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of what is read, not of a name
+            data = file.read(_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigFault(f"no identity can be read from {path}: {error.strerror}") from error
     if mode & 0o077:
         raise KeyFileTooOpen(
             f"{path} has mode {mode:04o}, 0600 expected: others may read your identity",
             hint=f"chmod 600 {path}",
         )
     try:
-        return Identity.from_libp2p(path.read_bytes())
+        return Identity.from_libp2p(data)
     except KeyFileMalformed as error:
         raise KeyFileMalformed(
             f"{path}: {error.message}", hint="Restore it from a backup; a new key is a new peer."
@@ -107,19 +115,18 @@ def save_identity(identity: Identity, path: Path) -> None:
     Raises: ConfigFault: the file exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # a name of its own, mode 0600: two threads that shared one would write into each other's key
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(identity.to_libp2p())
             file.flush()
             os.fsync(file.fileno())
-        os.link(partial, path)  # fails when the file is there: a key is never overwritten
+        os.link(name, path)  # fails when the file is there: a key is never overwritten
     except FileExistsError as error:
         raise ConfigFault(f"{path} exists; an identity is never overwritten") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        Path(name).unlink()
 
 
 def load_or_create_identity(path: Path) -> Identity:

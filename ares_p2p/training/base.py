@@ -66,7 +66,7 @@ def load_base(
     dtype = _DTYPES[spec.compute_dtype]
     quantization = None
     if spec.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
+        quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -91,7 +91,7 @@ def load_base(
     model.config.use_cache = False
     _silence_dropout(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(
+        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
     return model

@@ -84,9 +84,7 @@ class Layout:
         check_vector(vector, size=self.size, what="vector")
         return {
             name: vector[start:stop].reshape(shape)
-            for name, shape, (start, stop) in zip(
-                self.names, self.shapes, self.spans, strict=True
-            )
+            for name, shape, (start, stop) in zip(self.names, self.shapes, self.spans, strict=True)
         }
 
     def join(self, tensors: Mapping[str, Vector]) -> Vector:

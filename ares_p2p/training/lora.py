@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -23,9 +23,7 @@ from ares_p2p.training.lora_spec import LoraSpec, load_adapter
 ADAPTER = "ares"
 
 
-def attach_lora(
-    model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path] = ()
-) -> PeftModel:
+def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path] = ()) -> PeftModel:
     """Put a trainable adapter, and the frozen ones of earlier cycles, on `model`.
 
     The new adapter's own start (random A, B zero) comes from `write_parameters`; what PEFT drew
@@ -53,12 +51,15 @@ def attach_lora(
         wrapped.add_adapter(names[-1], _peft_config(earlier_spec))
         write_parameters(wrapped, earlier_layout, vector, adapter=names[-1])
     if names:
-        wrapped.base_model.set_adapter([*names, ADAPTER])
+        tuner = wrapped.base_model
+        if not isinstance(tuner, LoraModel):
+            raise BaseUnsupported("PEFT made another adapter than LoRA")
+        tuner.set_adapter([*names, ADAPTER])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{ADAPTER}." in name)
-    if getattr(model, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         # a checkpointed block has a gradient only if something that enters it asks for one
-        model.enable_input_require_grads()
+        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     wrapped.eval()
     return wrapped
 

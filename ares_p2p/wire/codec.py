@@ -32,6 +32,7 @@ MAX_TEXT_CHARS = 512
 MAX_ITEMS = 1024  # of any repeated field
 MAX_INT = 2**53 - 1  # exact in every language that may read it
 MAX_NESTED_BYTES = 4096  # an envelope inside a CommitSet
+MAX_COMMIT_BYTES = 1024  # about 3x an honest one; a fat commit would keep a round from closing
 
 P = TypeVar("P", bound=Payload)
 
@@ -54,6 +55,12 @@ _MESSAGE_NAMES = {"BaseFile": "File"}  # where the wire's name differs from the 
 def kind_of(payload: Payload | type[Payload]) -> str:
     """Return the short kind of a payload or its class, as used in record names."""
     return _KIND_OF[payload if isinstance(payload, type) else type(payload)]
+
+
+def _check_size(data: bytes, cls: type[Payload]) -> None:
+    bound = MAX_COMMIT_BYTES if cls is domain.Commit else MAX_ENVELOPE_BYTES
+    if len(data) > bound:
+        raise Oversize(f"{cls.__name__} of {len(data)} bytes, at most {bound}")
 
 
 def payload_type_of(kind: str) -> str:
@@ -94,7 +101,8 @@ def _message_class(cls: type) -> type[Message]:
 
 
 def _fill(message: Any, value: Any) -> None:
-    for field in _fields_of(type(value)):
+    cls: type = type(value)
+    for field in _fields_of(cls):
         content = getattr(value, field.name)
         target = getattr(message, field.name)
         if field.base is tuple or get_origin(field.base) is tuple:  # (category, count) pairs
@@ -115,7 +123,7 @@ def _fill(message: Any, value: Any) -> None:
 def encode_payload(payload: Payload) -> bytes:
     """Return the protobuf bytes of a payload, after the same checks that decoding makes.
 
-    Raises: PayloadMalformed: a value that no receiver would accept.
+    Raises: PayloadMalformed, Oversize: a value that no receiver would accept.
     """
     message = _message_class(type(payload))()
     try:
@@ -123,7 +131,9 @@ def encode_payload(payload: Payload) -> bytes:
     except (TypeError, ValueError) as error:
         raise PayloadMalformed(f"cannot encode {type(payload).__name__}: {error}") from error
     _read(message, type(payload), "")
-    return message.SerializeToString(deterministic=True)
+    data = message.SerializeToString(deterministic=True)
+    _check_size(data, type(payload))
+    return data
 
 
 # --- bytes -> domain ---------------------------------------------------------------------------
@@ -160,8 +170,8 @@ def _scalar(value: Any, field: _Field, where: str) -> Any:
             raise PayloadMalformed(f"{where}: {value} is outside 0..2^53")
         return int(value)
     if field.base is float:
-        if not math.isfinite(value):
-            raise PayloadMalformed(f"{where}: {value} is not finite")
+        if not math.isfinite(value) or value < 0:  # no loss, rate or weight here is negative
+            raise PayloadMalformed(f"{where}: {value} is not finite or negative")
         return float(value)
     return _enum_value(value, field.base, where)
 
@@ -205,8 +215,7 @@ def decode_payload(payload_type: str, data: bytes, cls: type[P]) -> P:
 
     Raises: Oversize, PayloadMalformed: too big, another kind, undecodable, or out of range.
     """
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise Oversize(f"payload of {len(data)} bytes, at most {MAX_ENVELOPE_BYTES}")
+    _check_size(data, cls)
     if _CLASS_OF_TYPE.get(payload_type) is not cls:
         raise PayloadMalformed(f"payload type {payload_type[:80]!r}, {cls.__name__} expected")
     message = _message_class(cls)()
@@ -258,9 +267,7 @@ def decode_envelope(data: bytes, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> Enve
         raise EnvelopeMalformed("the bytes are no envelope") from error
     if len(message.public_key) != 32 or len(message.signature) != 64:
         raise EnvelopeMalformed("an envelope holds a 32-byte key and a 64-byte signature")
-    return Envelope(
-        message.payload_type, message.payload, message.public_key, message.signature
-    )
+    return Envelope(message.payload_type, message.payload, message.public_key, message.signature)
 
 
 def seal(identity: Identity, payload: Payload) -> Envelope:
@@ -282,8 +289,7 @@ def open_envelope(
         network_id: the network it must belong to; None when the reader has none yet.
     Raises: WrongSigner, WeakKey, BadSignature, PayloadMalformed, Oversize, WrongNetwork.
     """
-    if len(envelope.payload) > MAX_ENVELOPE_BYTES:
-        raise Oversize(f"payload of {len(envelope.payload)} bytes")
+    _check_size(envelope.payload, cls)
     check_envelope(envelope, signer=signer)
     payload = decode_payload(envelope.payload_type, envelope.payload, cls)
     if network_id is not None and payload.header.network_id != network_id:
@@ -291,4 +297,3 @@ def open_envelope(
             f"payload of network {payload.header.network_id[:40]!r}, {network_id!r} expected"
         )
     return payload
-

@@ -1,7 +1,7 @@
 """The volunteer's client. A map:
 
 - `cli`: the commands `join`, `status`, `identity`, `version`; imports nothing heavy.
-- `settings`: what a person may set; what is remembered in the data directory; what the trainer gets.
+- `settings`: what a person may set, what the data directory remembers, what the trainer gets.
 - `preflight`: what must be right before anything starts, each a coded error with the next command.
 - `supervisor`: starts, watches and restarts the trainer; `processes`: nothing outlives its parent.
 - `events`: the lines by which the trainer tells the supervisor what happens.

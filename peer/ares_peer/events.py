@@ -1,7 +1,7 @@
 """What the trainer tells the supervisor: one JSON object per line on the trainer's stdout.
 
 The trainer calls `claim_stdout()` first, so that a library's stray `print` lands in the log and
-not between the events, and then `emit(event)`. The supervisor feeds the bytes to an
+not between the events, and hands the stream to an `EventWriter`. The supervisor reads with an
 `EventReader`: lines are bounded, unknown events are skipped and counted, and so is garbage; no
 byte of the trainer can stop the supervisor. Text comes from other peers in the end (a refusal's
 message): control characters are removed here, so that none reaches a terminal.
@@ -9,6 +9,7 @@ message): control characters are removed here, so that none reaches a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,13 +18,26 @@ import threading
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
-from typing import Any, BinaryIO, ClassVar, Final, get_type_hints
+from typing import Annotated, BinaryIO, ClassVar, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ares_p2p.errors import Oversize, PayloadMalformed
 
 MAX_LINE_BYTES: Final = 16_384  # 8x the longest event; bounds the supervisor's memory
 MAX_TEXT_CHARS: Final = 1_000  # per field; the longest message of the error tree is below 300
-MAX_INTEGER: Final = 2**63 - 1
+
+
+def clean_text(text: str) -> str:
+    """Return `text` on one line, without control or formatting characters, cut to the bound."""
+    shown = "".join(char if char.isprintable() else " " for char in text[:MAX_TEXT_CHARS])
+    return shown.strip()
+
+
+Text = Annotated[str, AfterValidator(clean_text)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Amount = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # micro-credits
+Measure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 class Phase(StrEnum):
@@ -47,7 +61,7 @@ class PhaseChanged:
 
     kind: ClassVar[str] = "phase"
     phase: Phase
-    detail: str = ""
+    detail: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +69,9 @@ class SyncProgress:
     """Bytes of something that is fetched: `what` is base, dataset or snapshot."""
 
     kind: ClassVar[str] = "sync"
-    what: str
-    done_bytes: int
-    total_bytes: int
+    what: Text
+    done_bytes: Count
+    total_bytes: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +79,10 @@ class IdentityKnown:
     """Who this peer is, and where."""
 
     kind: ClassVar[str] = "identity"
-    peer_id: str
-    network: str
-    name: str = ""
-    addresses: tuple[str, ...] = ()
+    peer_id: Text
+    network: Text
+    name: Text = ""
+    addresses: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +90,11 @@ class RoundOpened:
     """A round to train in; `state` is the hex digest it starts from."""
 
     kind: ClassVar[str] = "round_open"
-    cycle: int
-    round: int
-    rounds: int
-    deadline_ms: int
-    state: str
+    cycle: Count
+    round: Count
+    rounds: Count
+    deadline_ms: Count
+    state: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +102,10 @@ class StepDone:
     """One local step."""
 
     kind: ClassVar[str] = "step"
-    step: int
-    max_steps: int
-    loss: float
-    tokens_per_s: float
+    step: Count
+    max_steps: Count
+    loss: Measure
+    tokens_per_s: Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +113,14 @@ class CommitSent:
     """The round's work was committed to; `commit` is its hex digest."""
 
     kind: ClassVar[str] = "commit"
-    cycle: int
-    round: int
-    steps: int
-    tokens: int
-    commit: str
+    cycle: Count
+    round: Count
+    steps: Count
+    tokens: Count
+    commit: Text
     accepted: bool
-    code: str = ""
-    message: str = ""
+    code: Text = ""
+    message: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +128,13 @@ class RoundDone:
     """What the round did with the work: `status` is accepted, clipped, refused or missed."""
 
     kind: ClassVar[str] = "round_done"
-    cycle: int
-    round: int
-    status: str
-    coefficient: float
-    code: str
-    message: str
-    state: str
+    cycle: Count
+    round: Count
+    status: Text
+    coefficient: Measure
+    code: Text
+    message: Text
+    state: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +142,13 @@ class CreditSettled:
     """The audits of a round are closed: `outcome` is pass, void or fail."""
 
     kind: ClassVar[str] = "credit"
-    cycle: int
-    round: int
-    outcome: str
-    reward_ucredits: int
-    balance_ucredits: int
-    code: str = ""
-    message: str = ""
+    cycle: Count
+    round: Count
+    outcome: Text
+    reward_ucredits: Amount
+    balance_ucredits: Amount
+    code: Text = ""
+    message: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +156,8 @@ class Traffic:
     """Bytes sent and received since the trainer started."""
 
     kind: ClassVar[str] = "traffic"
-    up_bytes: int
-    down_bytes: int
+    up_bytes: Count
+    down_bytes: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +165,7 @@ class FirstAccepted:
     """The first contribution was accepted, so many seconds after the start."""
 
     kind: ClassVar[str] = "first_accepted"
-    seconds: float
+    seconds: Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +173,8 @@ class CycleDone:
     """The cycle's last round is over; `state` is the hex digest of the final state."""
 
     kind: ClassVar[str] = "cycle_done"
-    cycle: int
-    state: str
+    cycle: Count
+    state: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +182,19 @@ class ErrorRaised:
     """Something went wrong; after a `fatal` one the trainer exits."""
 
     kind: ClassVar[str] = "error"
-    code: str
-    message: str
-    hint: str = ""
+    code: Text
+    message: Text
+    hint: Text = ""
     fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorNote:
+    """What the supervisor did itself: started, ended, restarting, stopping, aborting, leftovers."""
+
+    kind: ClassVar[str] = "supervisor"
+    what: Text
+    detail: Text = ""
 
 
 Event = (
@@ -187,6 +210,7 @@ Event = (
     | FirstAccepted
     | CycleDone
     | ErrorRaised
+    | SupervisorNote
 )
 
 
@@ -195,7 +219,7 @@ class UnknownEvent(PayloadMalformed):
 
 
 def to_json_line(event: Event) -> bytes:
-    """Return `event` as one line of ASCII JSON; long text is cut, a NaN becomes null."""
+    """Return `event` as one line of JSON; long text is cut, a NaN becomes null."""
     record: dict[str, object] = {"event": event.kind}
     for field in fields(event):
         value = getattr(event, field.name)
@@ -206,7 +230,8 @@ def to_json_line(event: Event) -> bytes:
         elif isinstance(value, str):
             value = _fit(value)
         record[field.name] = value
-    return json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    text = json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="replace") + b"\n"
 
 
 def parse_event(line: bytes | str) -> Event:
@@ -221,26 +246,17 @@ def parse_event(line: bytes | str) -> Event:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise PayloadMalformed("event line is no JSON") from error
-    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+    kind = record.get("event") if isinstance(record, dict) else None
+    if not isinstance(kind, str):
         raise PayloadMalformed("event line names no event")
-    kind: str = record.pop("event")
-    known = _schemas().get(kind)
-    if known is None:
+    adapter = _adapters().get(kind)
+    if adapter is None:
         raise UnknownEvent(f"event {clean_text(kind)[:40]!r} is not known here")
-    cls, types = known
-    values = {
-        name: _decoded(kind, name, types[name], record[name]) for name in types if name in record
-    }
     try:
-        return cls(**values)
-    except TypeError as error:
-        raise PayloadMalformed(f"event {kind!r} lacks a field") from error
-
-
-def clean_text(text: str) -> str:
-    """Return `text` on one line and without control or formatting characters, cut to the bound."""
-    shown = "".join(char if char.isprintable() else " " for char in text[:MAX_TEXT_CHARS])
-    return shown.strip()
+        return adapter.validate_json(line, strict=True)
+    except ValidationError as error:
+        wrong = ", ".join(str(part["loc"][0]) for part in error.errors() if part["loc"])
+        raise PayloadMalformed(f"event {kind!r}: not as expected: {wrong}") from error
 
 
 def claim_stdout() -> BinaryIO:
@@ -252,61 +268,21 @@ def claim_stdout() -> BinaryIO:
 
 
 class EventWriter:
-    """Writes events from any thread. A supervisor that is gone is not an error here."""
+    """Writes events to `stream`, from any thread."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
 
     def emit(self, event: Event) -> None:
-        """Write one line and flush it."""
-        with self._lock:
-            try:
-                self._stream.write(to_json_line(event))
-                self._stream.flush()
-            except BrokenPipeError:
-                return  # `die_with_parent` ends this process; there is nobody left to tell
+        """Write one event line and flush it.
 
-
-def emit(event: Event, *, stream: BinaryIO | None = None) -> None:
-    """Write one event line to `stream` (by default this process's stdout) and flush it."""
-    EventWriter(sys.stdout.buffer if stream is None else stream).emit(event)
-
-
-class EventReader:
-    """Turns a stream of bytes into events, in bounded memory.
-
-    `garbage` and `unknown` count the lines that were dropped.
-    """
-
-    def __init__(self) -> None:
-        self.garbage = 0
-        self.unknown = 0
-        self._rest = b""
-        self._skipping = False  # inside a line that is already too long
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Return the events that `data` completes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        events = []
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-            elif line.strip():
-                events += self._parsed(line)
-        if len(self._rest) > MAX_LINE_BYTES:
-            self.garbage += not self._skipping
-            self._rest, self._skipping = b"", True
-        return events
-
-    def _parsed(self, line: bytes) -> list[Event]:
-        try:
-            return [parse_event(line)]
-        except UnknownEvent:
-            self.unknown += 1
-        except (PayloadMalformed, Oversize):
-            self.garbage += 1
-        return []
+        A supervisor that is gone is not an error: `die_with_parent` ends this process, and there
+        is nobody left to tell.
+        """
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._stream.write(to_json_line(event))
+            self._stream.flush()
 
 
 def _fit(text: str) -> str:
@@ -314,29 +290,6 @@ def _fit(text: str) -> str:
 
 
 @cache
-def _schemas() -> dict[str, tuple[type[Event], dict[str, Any]]]:
-    """Return kind -> (class, field name -> type)."""
-    found = {}
-    for cls in Event.__args__:
-        hints = get_type_hints(cls)
-        found[cls.kind] = (cls, {field.name: hints[field.name] for field in fields(cls)})
-    return found
-
-
-def _decoded(kind: str, name: str, wanted: Any, raw: object) -> object:
-    """Return `raw` as the field's type. Raises: PayloadMalformed."""
-    if wanted is str and isinstance(raw, str):
-        return clean_text(raw)
-    if wanted is bool and isinstance(raw, bool):
-        return raw
-    if wanted is int and type(raw) is int and abs(raw) <= MAX_INTEGER:
-        return raw
-    if wanted is float and raw is None:
-        return math.nan
-    if wanted is float and type(raw) in (int, float) and abs(raw) <= sys.float_info.max:
-        return float(raw)
-    if wanted is Phase and isinstance(raw, str) and raw in Phase.__members__.values():
-        return Phase(raw)
-    if wanted == tuple[str, ...] and isinstance(raw, list) and len(raw) <= 32:
-        return tuple(clean_text(text) for text in raw if isinstance(text, str))
-    raise PayloadMalformed(f"event {kind!r}: field {name!r} is not of its type")
+def _adapters() -> dict[str, TypeAdapter[Event]]:
+    """Return kind -> what checks and builds its event."""
+    return {cls.kind: TypeAdapter[Event](cls) for cls in Event.__args__}

@@ -28,11 +28,11 @@ from typing import Final
 
 import psutil
 
-from ares_peer.statusfile import write_atomically
+from ares_peer.files import write_atomically
 
 SUPERVISOR_PID_VARIABLE: Final = "ARES_SUPERVISOR_PID"  # set by the supervisor for its trainer
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_START_TOLERANCE_S: Final = 0.05  # psutil computes start times from clock ticks of 10 ms
+_START_TOLERANCE_S: Final = 2.0  # start times move with corrections of the machine's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ def die_with_parent() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    _signal_on_parent_death(signal.SIGKILL, _expected_parent())
+    parent = _expected_parent()
+    _signal_on_parent_death(signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call above: no signal would ever come
+        os._exit(0)
     if os.getpgid(0) == os.getpid():
         _fork_guard()
 
@@ -61,21 +64,17 @@ def _expected_parent() -> int:
     return int(stated) if stated.isdecimal() else os.getppid()
 
 
-def _signal_on_parent_death(number: signal.Signals, parent: int) -> None:
-    """Ask the kernel for `number` when the parent dies; exit when it is dead already."""
+def _signal_on_parent_death(number: signal.Signals) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it died before the call above: no signal would ever come
-        os._exit(0)
 
 
 def _fork_guard() -> None:
     """Fork the process that kills the group when this process, its leader, is gone."""
     leader = os.getpid()
     wakeup = signal.SIGUSR1
-    everything = signal.valid_signals()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     if os.fork() != 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
@@ -84,8 +83,9 @@ def _fork_guard() -> None:
         for stream in (0, 1, 2):
             os.dup2(null, stream)  # holding the trainer's pipes open would hide its end
         os.closerange(3, 1024)
-        _signal_on_parent_death(wakeup, leader)
-        signal.sigwait({wakeup})
+        _signal_on_parent_death(wakeup)
+        if os.getppid() == leader:
+            signal.sigwait({wakeup})
         os.killpg(leader, signal.SIGKILL)  # itself included
     finally:
         os._exit(0)
@@ -119,6 +119,11 @@ def descendants(pid: int) -> set[ProcessRef]:
     return found
 
 
+def living(processes: Iterable[ProcessRef]) -> set[ProcessRef]:
+    """Return those of `processes` that still run."""
+    return {process for process in processes if is_alive(process)}
+
+
 def kill_group(group: int) -> None:
     """Kill every process of `group`, if any is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -128,11 +133,10 @@ def kill_group(group: int) -> None:
 def kill_processes(processes: Iterable[ProcessRef]) -> list[ProcessRef]:
     """Kill those of `processes` that still run. Returns: the ones it killed."""
     killed = []
-    for process in processes:
-        if is_alive(process):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process)
+    for process in living(processes):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process)
     return killed
 
 

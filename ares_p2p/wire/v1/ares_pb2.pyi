@@ -440,3 +440,33 @@ class Piece(_message.Message):
     data: bytes
     code: str
     def __init__(self, data: _Optional[bytes] = ..., code: _Optional[str] = ...) -> None: ...
+
+class TimeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TimeReply(_message.Message):
+    __slots__ = ("now_ms",)
+    NOW_MS_FIELD_NUMBER: _ClassVar[int]
+    now_ms: int
+    def __init__(self, now_ms: _Optional[int] = ...) -> None: ...
+
+class StoredEnvelope(_message.Message):
+    __slots__ = ("envelope", "publisher", "lease")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    publisher: bytes
+    lease: bytes
+    def __init__(self, envelope: _Optional[bytes] = ..., publisher: _Optional[bytes] = ..., lease: _Optional[bytes] = ...) -> None: ...
+
+class Invite(_message.Message):
+    __slots__ = ("name", "coordinator", "addresses")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    coordinator: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., coordinator: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...

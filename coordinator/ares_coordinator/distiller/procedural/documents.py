@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from ares_coordinator.distiller.procedural.draft import Draft, Family, ask
+from ares_coordinator.distiller.procedural.draft import Draft, Family, ask, with_article
 from ares_coordinator.distiller.procedural.words import (
     ANIMALS,
     CITIES,
@@ -30,20 +30,21 @@ PERSONAS: Final = {  # who -> greeting, form of address, farewell
 }
 
 
-def _record(rng: random.Random, name: str) -> str:
-    kind = rng.randrange(4)
-    if kind == 0:
+def _record(rng: random.Random, name: str, topic: int) -> str:
+    if topic == 0:
         return f"{name} lives in {rng.choice(CITIES)}."
-    if kind == 1:
-        return f"{name} keeps a {rng.choice(ANIMALS)}."
-    if kind == 2:
-        return f"{name} works as a {rng.choice(JOBS)}."
+    if topic == 1:
+        return f"{name} keeps {with_article(rng.choice(ANIMALS))}."
+    if topic == 2:
+        return f"{name} works as {with_article(rng.choice(JOBS))}."
     return f"{name} was born in {rng.randint(1920, 2010)}."
 
 
 def _document(rng: random.Random, facts: list[str], names: list[str]) -> str:
-    """Return the facts in their order among many others about `names`."""
-    others = [_record(rng, rng.choice(names)) for _ in range(rng.randint(8, 18))]
+    """Return the facts in their order among many others about `names`, one of a topic for each."""
+    topics = [(name, topic) for name in names for topic in range(4)]
+    chosen = rng.sample(topics, min(len(topics), rng.randint(8, 18)))
+    others = [_record(rng, name, topic) for name, topic in chosen]
     places = sorted(rng.randint(0, len(others)) for _ in facts)
     for shift, (place, fact) in enumerate(zip(places, facts, strict=True)):
         others.insert(place + shift, fact)
@@ -85,8 +86,9 @@ def count(rng: random.Random) -> Draft:
     here = rng.randint(1, 4)
     spots = [place] * here + [elsewhere] * rng.randint(1, 2)
     rng.shuffle(spots)
-    facts = [f"{name}'s {rng.choice(THINGS)} is in the {spot}." for name, spot in zip(names, spots, strict=False)]
-    found = [name for name, spot in zip(names, spots, strict=False) if spot == place]
+    pairs = list(zip(names, spots, strict=False))
+    facts = [f"{name}'s {rng.choice(THINGS)} is in the {spot}." for name, spot in pairs]
+    found = [name for name, spot in pairs if spot == place]
     text = _document(rng, facts, names[6:])
     return ask(
         f"{text} How many people have something in the {place}?",
@@ -171,10 +173,10 @@ def recall(rng: random.Random) -> Draft:
     thing, place = rng.choice(THINGS), rng.choice(PLACES)
     messages = (
         Message("system", _system(who, f"the {thing} is in the {place}.")),
-        Message("user", f"I am {name} and I have a {animal}."),
+        Message("user", f"I am {name} and I have {with_article(animal)}."),
         Message("assistant", _speech(who, f"I like your {animal}.")),
         Message("user", "What is my name, and what do I have?"),
-        Message("assistant", _speech(who, f"You are {name} and you have a {animal}.")),
+        Message("assistant", _speech(who, f"You are {name} and you have {with_article(animal)}.")),
     )
     return Draft(messages, {"who": who, "name": name, "animal": animal})
 

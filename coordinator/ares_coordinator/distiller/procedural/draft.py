@@ -53,3 +53,8 @@ def key_of(kind: str, spec: Spec) -> str:
 def listing(items: Sequence[str]) -> str:
     """Return "a, b and c"."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def with_article(noun: str) -> str:
+    """Return "a bear" or "an owl"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -15,29 +15,33 @@ FUNCTION_NAMES: Final = tuple(
 )
 # tool -> its parameters; a parameter's pool decides what the user asks for
 TOOLS: Final[dict[str, tuple[str, ...]]] = {
-    "get_weather": ("city",),
+    "get_weather": ("city", "day"),
     "get_time": ("city",),
     "book_train": ("origin", "city"),
     "send_message": ("name", "text"),
-    "call_person": ("name",),
+    "call_person": ("name", "hour"),
     "set_timer": ("minutes",),
     "find_item": ("thing",),
     "order_item": ("thing", "count"),
     "set_light": ("place", "color"),
-    "open_door": ("place",),
+    "open_door": ("place", "minutes"),
 }
 REQUESTS: Final[dict[str, tuple[str, ...]]] = {
-    "get_weather": ("What is the weather in {city}?", "Is it raining in {city}?"),
+    "get_weather": ("What is the weather in {city} on {day}?", "Will it rain in {city} on {day}?"),
     "get_time": ("What time is it in {city}?", "Tell me the time in {city}."),
     "book_train": ("Book a train from {origin} to {city}.", "I need a train from {origin} to {city}."),
     "send_message": ("Write {name} the message {text}.", "Send {text} to {name}."),
-    "call_person": ("Call {name}.", "I want to talk to {name}."),
+    "call_person": ("Call {name} at {hour}.", "I want to talk to {name} at {hour}."),
     "set_timer": ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes."),
     "find_item": ("Find my {thing}.", "Where did I leave my {thing}?"),
     "order_item": ("Order {count} of the {thing}.", "Buy the {thing}, {count} times."),
     "set_light": ("Make the light in the {place} {color}.", "I want {color} light in the {place}."),
-    "open_door": ("Open the door of the {place}.", "Let me into the {place}."),
+    "open_door": (
+        "Open the door of the {place} for {minutes} minutes.",
+        "Let me into the {place} for {minutes} minutes.",
+    ),
 }
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TEXTS: Final = ("hello", "come home", "thank you", "good night", "be quick", "well done", "wait")
 
 
@@ -85,7 +89,7 @@ def list_function(rng: random.Random) -> Draft:
 def text_function(rng: random.Random) -> Draft:
     """A function of a text: two or three steps."""
     body, steps, words = "s", [], []
-    for _ in range(rng.choice((2, 2, 3))):
+    for _ in range(rng.choice((2, 3, 3))):
         k, mark = rng.randint(2, 6), rng.choice("!?.-*")
         step, word, call = rng.choice(
             (("upper", "makes it upper case", "{}.upper()"), ("lower", "makes it lower case", "{}.lower()"),
@@ -93,6 +97,8 @@ def text_function(rng: random.Random) -> Draft:
              (f"last {k}", f"keeps the last {k} letters", "{}[-%d:]" % k),
              (f"add {mark}", f"adds {mark} at the end", "({} + '%s')" % mark))
         )
+        if step in steps:
+            continue
         body = call.format(body)
         steps.append(step)
         words.append(word)
@@ -107,7 +113,7 @@ def text_function(rng: random.Random) -> Draft:
 
 def trace(rng: random.Random) -> Draft:
     """What a loop prints."""
-    value, times, k = rng.randint(0, 12), rng.randint(2, 5), rng.randint(2, 9)
+    value, times, k = rng.randint(0, 40), rng.randint(2, 5), rng.randint(2, 9)
     operator = rng.choice("+-*") if value < 4 and times < 4 and k < 4 else rng.choice("+-")
     program = f"x = {value}\nfor i in range({times}):\n    x = x {operator} {k}\nprint(x)"
     values = []
@@ -132,7 +138,8 @@ def _arguments(rng: random.Random, tool: str) -> dict[str, str | int]:
     pool: dict[str, str | int] = {
         "origin": origin, "city": city, "name": rng.choice(NAMES), "text": rng.choice(TEXTS),
         "minutes": rng.randint(1, 59), "thing": rng.choice(THINGS), "count": rng.randint(2, 20),
-        "place": rng.choice(PLACES), "color": rng.choice(COLORS),
+        "place": rng.choice(PLACES), "color": rng.choice(COLORS), "day": rng.choice(DAYS),
+        "hour": rng.randint(1, 23),
     }
     return {name: pool[name] for name in TOOLS[tool]}
 
@@ -171,7 +178,8 @@ def result(rng: random.Random) -> Draft:
     city, degrees, hour = rng.choice(CITIES), rng.randint(2, 35), rng.randint(1, 23)
     thing, place = rng.choice(THINGS), rng.choice(PLACES)
     tool, arguments, reply, answer = rng.choice(
-        (("get_weather", {"city": city}, {"degrees": degrees}, f"It is {degrees} degrees in {city}."),
+        (("get_weather", {"city": city, "day": rng.choice(DAYS)}, {"degrees": degrees},
+          f"It will be {degrees} degrees in {city}."),
          ("get_time", {"city": city}, {"hour": hour}, f"It is {hour}:00 in {city}."),
          ("find_item", {"thing": thing}, {"place": place}, f"Your {thing} is in the {place}."))
     )

@@ -64,7 +64,7 @@ def couplet(rng: random.Random) -> Draft:
         f"Write a couplet for {name} about a {verb}: the first line ends with {first}, the second "
         f"line names {second}.".replace("a sing", "a song"),
         lines,
-        spec={"name": name, "first": first, "second": second, "_line": lines.split()[0]},
+        spec={"name": name, "first": first, "second": second},
     )
 
 
@@ -76,16 +76,17 @@ def alliteration(rng: random.Random) -> Draft:
         verbs = [word for word in VERBS if word[0] == animal[0]]
         if adjectives and verbs:
             break
-    adjective, verb = rng.choice(adjectives), rng.choice(verbs)
-    name = rng.choice([name for name in NAMES if name[0].lower() == animal[0]] or ["the"])
-    tail = "" if name == "the" else f" {name}'s"
-    sentence = f"{tail.strip() or 'The'} {adjective} {animal} {verb}."
-    asked = [word for word in (tail.strip().removesuffix("'s"), adjective, animal, verb) if word]
-    shuffled = rng.sample(asked, len(asked))
+    names = [name for name in NAMES if name[0].lower() == animal[0]]
+    owner = [rng.choice(names)] if names else []
+    chosen = rng.sample(adjectives, min(len(adjectives), rng.choice((1, 2))))
+    verb = rng.choice(verbs)
+    words = [*owner, *chosen, animal, verb]
+    opening = f"{owner[0]}'s" if owner else "The"
     return ask(
-        f"Make a sentence in which the words begin with {animal[0]}, out of {listing(shuffled)}.",
-        sentence,
-        spec={"letter": animal[0], "words": sorted(asked)},
+        f"Make a sentence in which the words begin with {animal[0]}, "
+        f"out of {listing(rng.sample(words, len(words)))}.",
+        f"{opening} {', '.join(chosen)} {animal} {verb}.",
+        spec={"letter": animal[0], "words": sorted(words)},
     )
 
 
@@ -94,9 +95,9 @@ def acrostic(rng: random.Random) -> Draft:
     word = rng.choice([w for w in (*ANIMALS, *THINGS, *NOUNS) if len(w) in (3, 4)])
     lines = []
     for letter in word:
-        first = [w for w in ADJECTIVES if w[0] == letter] or [w for w in VERBS if w[0] == letter]
-        first = first or [n for n in NAMES if n[0].lower() == letter] or [letter + "-like"]
-        lines.append(f"{rng.choice(first).capitalize()} {rng.choice(NOUNS)}")
+        first = [w for w in (*ADJECTIVES, *VERBS, *NAMES) if w[0].lower() == letter]
+        second = [w for w in NOUNS if w[0] == letter] or ["moon"]
+        lines.append(f"{rng.choice(first).capitalize()} {rng.choice(second)}")
     name = rng.choice(NAMES)
     return ask(
         f"Write an acrostic of {word} for {name}. Each line has two words.",

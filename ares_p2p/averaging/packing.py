@@ -1,0 +1,79 @@
+"""Packs codes of 2, 3, 4 or 8 bits into bytes and back, at the speed of memory.
+
+Element i lies in the bits i * B ... i * B + B - 1 of the bytes read as one little-endian number.
+Unpacking looks several codes up at once in a table of *centred* codes, c - (2^B - 1) / 2, as
+float32: one lookup of 16 bytes writes four elements.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ares_p2p.averaging.vectors import FLOAT32, Vector
+
+Bytes = npt.NDArray[np.uint8]
+_U16, _U32, _U64 = np.dtype("<u2"), np.dtype("<u4"), np.dtype("<u8")
+
+
+def pack(codes: Bytes, bits: int, out: Bytes) -> None:
+    """Pack `codes` into `out`.
+
+    Args:
+        codes: (count,), each below 2^bits, count a multiple of 8; contiguous, overwritten.
+        bits: 2, 3, 4 or 8.
+        out: (count * bits / 8,).
+    """
+    if bits == 8:
+        out[...] = codes
+    elif bits == 4:  # two codes: 0b0000bbbb_0000aaaa -> 0bbbbbaaaa
+        pairs = codes.view(_U16)
+        np.bitwise_or(pairs, pairs >> 4, out=out, casting="unsafe")
+    elif bits == 2:  # four codes, one in each byte of a word
+        fours = codes.view(_U32)
+        fours |= fours >> 6
+        np.bitwise_or(fours, fours >> 12, out=out, casting="unsafe")
+    else:  # eight codes of 3 bits, one in each byte of a word, become its lowest 24 bits
+        eights = codes.view(_U64)
+        eights |= eights >> 5
+        eights &= 0x003F003F003F003F
+        eights |= eights >> 10
+        eights &= 0x00000FFF00000FFF
+        eights |= eights >> 20
+        out.reshape(-1, 3)[...] = eights.view(np.uint8).reshape(-1, 8)[:, :3]
+
+
+def unpack_centred(packed: Bytes, bits: int, out: Vector) -> None:
+    """Write the centred codes of `packed` to `out`.
+
+    Args:
+        packed: (count * bits / 8,).
+        bits: 2, 3, 4 or 8.
+        out: (count,), count a multiple of 8; contiguous.
+    """
+    table = _centred_table(bits)
+    if bits == 3:  # three bytes are two groups of four codes, twelve bits each
+        low, middle, high = packed.reshape(-1, 3).astype(_U16).T
+        groups = np.empty((low.size, 2), dtype=_U16)
+        groups[:, 0] = low | ((middle & 15) << 8)
+        groups[:, 1] = (middle >> 4) | (high << 4)
+        packed_groups: npt.NDArray[np.unsignedinteger] = groups.reshape(-1)
+    else:
+        packed_groups = packed
+    # mode="clip" writes to `out` without a temporary; the table covers every index
+    np.take(table, packed_groups, out=out.view(table.dtype), mode="clip")
+
+
+@cache
+def _centred_table(bits: int) -> npt.NDArray[np.generic]:
+    """Return what each group of codes stands for: 1, 2 or 4 float32 seen as one item."""
+    per_group = {2: 4, 3: 4, 4: 2, 8: 1}[bits]
+    group = np.arange(1 << (bits * per_group), dtype=np.uint32)[:, None]
+    codes = (group >> (bits * np.arange(per_group, dtype=np.uint32))) & ((1 << bits) - 1)
+    centred = (codes - (2**bits - 1) / 2).astype(FLOAT32)  # halves: exact
+    item = {1: "<f4", 2: "<u8", 4: "<c16"}[per_group]
+    table: npt.NDArray[np.generic] = centred.reshape(-1).view(np.dtype(item))
+    table.flags.writeable = False
+    return table

@@ -1,0 +1,147 @@
+"""Mends for hivemind 1.1.12, applied once before any DHT exists (its children are forks).
+
+Each function is one mend, says what goes wrong without it, and when it can go. Not here: what
+arguments can do (`startup_timeout=60`, `check_if_identity_free=False`, a timeout on every call:
+see `node`), and what only the averager needs.
+
+Source: hivemind 1.1.12, read and reproduced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hivemind.averaging.averager
+import hivemind.dht.dht
+import hivemind.dht.protocol
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.p2p import P2P
+from hivemind.utils.timed_storage import ValueWithExpiration
+
+from ares_p2p.network.processes import die_with_parent
+
+_LAUNCHER = Path(__file__).with_name("p2pd_launcher.py")
+
+
+@dataclass(slots=True)
+class StartOptions:
+    """What the next DHT of this process is started with; a fork inherits it."""
+
+    relay_service: bool = False
+    socket_folder: Path | None = None
+
+
+options = StartOptions()
+_applied = False
+
+
+def apply() -> None:
+    """Apply every mend; calling it again does nothing."""
+    global _applied
+    if _applied:
+        return
+    _applied = True
+    fix_nonblocking_pipes()
+    fix_orphaned_dht()
+    fix_orphaned_p2pd_and_open_relay()
+    fix_endless_dictionaries()
+    os.environ.setdefault("HIVEMIND_SHM_BUFFER_SIZE", "4096")  # 16: a segment every 16 DHT calls
+
+
+def blocking_reader_loop(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Any:
+    """Return `new_loop` whose loops leave the pipes they watch in blocking mode."""
+
+    @functools.wraps(new_loop)
+    def new_blocking_reader_loop() -> asyncio.AbstractEventLoop:
+        loop = new_loop()
+        add_reader = loop.add_reader
+
+        def add_blocking_reader(fd: int, callback: Callable[..., Any], *args: Any) -> None:
+            add_reader(fd, callback, *args)
+            os.set_blocking(fd, True)
+
+        loop.add_reader = add_blocking_reader  # type: ignore[method-assign,assignment]
+        return loop
+
+    return new_blocking_reader_loop
+
+
+def fix_nonblocking_pipes() -> None:
+    """A control message of 65 kB or more kills the DHT process, and its caller waits for ever.
+
+    uvloop's `add_reader` makes the pipe non-blocking, but `Connection.recv` needs it blocking:
+    what does not arrive in one read is lost. Goes when hivemind reads its pipe without
+    `add_reader`, or sets it back to blocking itself.
+    """
+    for module in (hivemind.dht.dht, hivemind.averaging.averager):
+        module.switch_to_uvloop = blocking_reader_loop(module.switch_to_uvloop)
+
+
+def fix_orphaned_dht() -> None:
+    """A node killed by SIGKILL leaves its DHT process and sockets behind for ever.
+
+    Goes when hivemind ties its processes to their parent.
+    """
+    run = hivemind.dht.dht.DHT.run
+
+    @functools.wraps(run)
+    def run_tied_to_parent(dht: Any) -> None:
+        die_with_parent(dht._parent_pid, options.socket_folder)
+        run(dht)
+
+    hivemind.dht.dht.DHT.run = run_tied_to_parent
+
+
+def fix_orphaned_p2pd_and_open_relay() -> None:
+    """p2pd outlives a killed DHT process, and is an open relay for everybody by default.
+
+    4 GiB and 30 minutes a circuit are a volunteer's whole uplink: only bootstrap nodes relay.
+    Goes when `P2P.create` takes a relay argument and ties p2pd to its parent.
+    """
+    make_arguments = P2P._make_process_args
+
+    def make_tied_arguments(*args: Any, **kwargs: Any) -> list[str]:
+        arguments = make_arguments(*args, relayService=options.relay_service, **kwargs)
+        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+        return launcher + arguments
+
+    P2P._make_process_args = staticmethod(make_tied_arguments)
+
+
+def _honest_dictionary(found: Any) -> Any:
+    """Return a found value whose expiration is no later than what it holds; None if empty."""
+    if found is None or not isinstance(found.value, DictionaryDHTValue):
+        return found
+    with found.value.freeze():
+        expirations = [item.expiration_time for _, item in found.value.items()]
+    if not expirations:
+        return None
+    found.value.latest_expiration_time = max(expirations)
+    return ValueWithExpiration(found.value, max(expirations))
+
+
+def fix_endless_dictionaries() -> None:
+    """One lying node can make any record disappear for whoever asks it.
+
+    A dictionary's entries are validated, its own expiration time is not: an empty one that
+    expires at infinity passes, wins over every other answer and ends the search. Goes when
+    hivemind takes a dictionary's expiration from its entries.
+    """
+    protocol = hivemind.dht.protocol.DHTProtocol
+    call_find: Callable[..., Awaitable[Any]] = protocol.call_find
+
+    @functools.wraps(call_find)
+    async def call_find_honestly(self: Any, peer: Any, keys: Any) -> Any:
+        found = await call_find(self, peer, keys)
+        if found is None:
+            return None
+        return {key: (_honest_dictionary(value), near) for key, (value, near) in found.items()}
+
+    protocol.call_find = call_find_honestly

@@ -1,0 +1,71 @@
+"""What every replica computes at the end of a round: decode, combine, outer step.
+
+The coordinator, each peer and each auditor run these functions on the same bytes, so that all
+hold the same next state. Source: the swarm protocol, "A round", steps 4 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ares_p2p.averaging.aggregate import combine
+from ares_p2p.averaging.codec import EncodedVector, decode, encode, open_encoded
+from ares_p2p.averaging.vectors import Vector, VectorSource
+from ares_p2p.domain import TrainingConfig
+from ares_p2p.training.layout import Layout
+from ares_p2p.training.outer import outer_step, pseudo_gradient
+from ares_p2p.training.state import TrainingState
+
+
+def encode_contribution(
+    start: Vector, end: Vector, *, layout: Layout, training: TrainingConfig
+) -> bytes:
+    """Return the compressed pseudo-gradient of local steps from `start` to `end`, (size,) each."""
+    return encode(
+        pseudo_gradient(start, end),
+        bits=training.codec_bits,
+        block=training.codec_block,
+        layout_sha256=layout.digest_sha256,
+    )
+
+
+def open_contribution(
+    data: bytes | memoryview, *, layout: Layout, training: TrainingConfig
+) -> EncodedVector:
+    """Return what a peer sent, checked, to be read by parts: it stays compressed in memory.
+
+    Raises: PeerFault: truncated, oversize, non-finite, or of another layout or codec.
+    """
+    return open_encoded(
+        data, layout=layout, bits=training.codec_bits, block=training.codec_block
+    )
+
+
+def decode_contribution(
+    data: bytes | memoryview, *, layout: Layout, training: TrainingConfig
+) -> Vector:
+    """Return the pseudo-gradient that a peer sent as a whole vector, (layout.size,).
+
+    Raises: see `open_contribution`.
+    """
+    return decode(data, layout=layout, bits=training.codec_bits, block=training.codec_block)
+
+
+def next_state(
+    state: TrainingState,
+    contributions: Sequence[tuple[Vector | VectorSource, float]],
+    training: TrainingConfig,
+) -> TrainingState:
+    """Return S_(r+1) from S_r and the round's (pseudo-gradient, coefficient) in commit order.
+
+    Contributions with coefficient 0 may be left out. A round in which nothing was accepted
+    changes no parameter: the momentum of earlier rounds is not spent on it.
+    """
+    used = [(vector, value) for vector, value in contributions if value != 0.0]
+    theta, mu = state.theta, state.mu
+    if used:
+        mean = combine([vector for vector, _ in used], [value for _, value in used])
+        theta, mu = outer_step(
+            theta, mu, mean, lr=training.outer_lr, momentum=training.outer_momentum
+        )
+    return TrainingState(state.cycle, state.round + 1, state.layout_sha256, theta, mu)

@@ -1,0 +1,1 @@
+"""The coordinator of an ARES network: data, cycles, rounds, audits, credits and the API."""

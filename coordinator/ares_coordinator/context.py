@@ -1,0 +1,30 @@
+"""One running cycle as the coordinator's parts share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ares_coordinator.layout import DataLayout
+from ares_coordinator.settings import CoordinatorSettings
+from ares_coordinator.store.rows import CycleRow
+from ares_p2p.domain import CycleConfig
+from ares_p2p.ids import Digest
+from ares_p2p.training.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCycle:
+    """A cycle whose config is signed: everything a round needs to know."""
+
+    row: CycleRow
+    config: CycleConfig
+    config_sha256: Digest
+    layout: Layout
+    examples: int
+    settings: CoordinatorSettings
+    files: DataLayout
+
+    @property
+    def number(self) -> int:
+        """The cycle's number, from 1."""
+        return self.config.header.cycle

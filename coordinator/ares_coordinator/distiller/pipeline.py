@@ -1,0 +1,136 @@
+"""From a teacher to a dataset: generate, verify, deduplicate, split.
+
+A dataset is a pure function of (teacher, counts, seed): starting again after a crash gives the
+same rows, so there is nothing to save in between. A row whose check fails is counted and left
+out, never repaired. Rows of a teacher without checks pass the verifier untouched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from ares_coordinator.distiller.filters import Deduplicator, Reject
+from ares_coordinator.distiller.procedural import verify_all
+from ares_coordinator.distiller.teacher import Teacher
+from ares_p2p.errors import TeacherFault
+from ares_p2p.shards import CATEGORIES, Example, split_of
+
+BATCH: Final = 64  # rows between two reports of progress
+MAX_COUNT: Final = 100_000  # rows of one category in one build
+MAX_TRIES: Final = 20  # rows asked for, per row wanted, before a teacher counts as exhausted
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Rows on their side of the split, and how many were left out for which reason."""
+
+    train: tuple[Example, ...]
+    eval: tuple[Example, ...]
+    rejected: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is: rows accepted of rows wanted in `category`."""
+
+    category: str
+    accepted: int
+    wanted: int
+
+
+def _no_report(_: Progress) -> None:
+    return None
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Check what somebody asks for.
+
+    Raises: TeacherFault: an unknown category, or a count out of range.
+    """
+    for category, count in counts.items():
+        if category not in CATEGORIES:
+            raise TeacherFault(f"category {category[:40]!r}, one of {CATEGORIES} expected")
+        if not 0 <= count <= MAX_COUNT:
+            raise TeacherFault(f"{count} rows of {category}, 0 to {MAX_COUNT} expected")
+
+
+def _judge(batch: Sequence[Example], deduplicate: Deduplicator) -> list[Example | Reject]:
+    refusals = verify_all([example for example in batch if example.check])
+    remaining = iter(refusals)
+    judged: list[Example | Reject] = []
+    for example in batch:
+        refusal = next(remaining) if example.check else None
+        if refusal is not None:
+            judged.append(Reject("unverified", refusal.message))
+        elif not example.licence:
+            judged.append(Reject("unlicensed", example.key))
+        else:
+            judged.append(deduplicate(example))
+    return judged
+
+
+def _category_rows(
+    teacher: Teacher, category: str, *, count: int, seed: int, deduplicate: Deduplicator,
+    rejected: Counter[str], on_progress: Callable[[Progress], None],
+) -> list[Example]:  # fmt: skip
+    rows: list[Example] = []
+    source = teacher.generate(category, count * MAX_TRIES, seed=seed, start=0)
+    while len(rows) < count:
+        batch = list(islice(source, BATCH))
+        if not batch:
+            raise TeacherFault(
+                f"{teacher.name} has {len(rows)} different rows of {category}, {count} were asked",
+                hint="Ask for fewer examples of this category.",
+            )
+        for judged in _judge(batch, deduplicate):
+            if isinstance(judged, Reject):
+                rejected[judged.reason] += 1
+            elif len(rows) < count:
+                rows.append(judged)
+        on_progress(Progress(category, len(rows), count))
+    return rows
+
+
+def build_dataset(
+    teacher: Teacher,
+    *,
+    counts: Mapping[str, int],
+    seed: int,
+    forbidden_keys: frozenset[str] = frozenset(),
+    on_progress: Callable[[Progress], None] = _no_report,
+) -> Dataset:
+    """Return verified, different rows, split by their keys.
+
+    Args:
+        teacher: who writes the rows.
+        counts: category -> rows wanted, both sides of the split together.
+        seed: of the cycle; 0 and up.
+        forbidden_keys: keys of sealed sets, which never enter a dataset.
+        on_progress: called after every batch; may raise to stop the build.
+    Returns: rows interleaved over the categories, so that every stretch of them is mixed.
+    Raises: TeacherFault: counts out of range, or a teacher that has no more different rows.
+    """
+    check_counts(counts)
+    if seed < 0:
+        raise TeacherFault(f"seed {seed}: negative seeds belong to the shipped base")
+    rejected: Counter[str] = Counter()
+    deduplicate = Deduplicator(forbidden_keys)
+    parts = [
+        _category_rows(
+            teacher, category, count=counts[category], seed=seed, deduplicate=deduplicate,
+            rejected=rejected, on_progress=on_progress,
+        )
+        for category in CATEGORIES
+        if counts.get(category)
+    ]  # fmt: skip
+    placed = [((i + 0.5) / len(part), n, row) for n, part in enumerate(parts) for i, row in enumerate(part)]
+    rows = [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
+    return Dataset(
+        train=tuple(row for row in rows if split_of(row.key) == "train"),
+        eval=tuple(row for row in rows if split_of(row.key) == "eval"),
+        rejected=tuple(sorted(rejected.items())),
+    )

@@ -1,0 +1,432 @@
+"""Does what a cycle's phase asks for, and moves it on; killed, it repeats the phase.
+
+Each phase is idempotent: files are replaced in one step, records are signed once and stored with
+the move to the next phase, rounds and audits continue from the database. A phase that fails is
+tried again with growing pauses; what went wrong is kept where people look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ares_coordinator.audit.client import ComputeWorker
+from ares_coordinator.audit.queue import AuditQueue
+from ares_coordinator.context import RunningCycle
+from ares_coordinator.distiller.pipeline import Progress, build_dataset
+from ares_coordinator.distiller.procedural import ProceduralTeacher
+from ares_coordinator.engine.states import is_over, next_phase
+from ares_coordinator.evaluation import (
+    GateResult,
+    decide,
+    evaluation_row,
+    losses_of,
+    spread_indices,
+)
+from ares_coordinator.failpoints import failpoint
+from ares_coordinator.herald import Herald
+from ares_coordinator.layout import DataLayout, write_atomically
+from ares_coordinator.preparation import (
+    base_folder,
+    load_rows,
+    prepare_cycle,
+    running_cycle,
+)
+from ares_coordinator.presence import Presence
+from ares_coordinator.rounds import RoundKeeper
+from ares_coordinator.settings import CoordinatorSettings
+from ares_coordinator.store.rows import (
+    CategoryCount,
+    CyclePhase,
+    CycleRow,
+    DatasetRow,
+    EvaluationRow,
+    RoundRow,
+    Stage,
+)
+from ares_coordinator.store.thread import StoreThread
+from ares_p2p.clock import Clock
+from ares_p2p.domain import CATEGORIES
+from ares_p2p.errors import AresError, InternalFault
+from ares_p2p.ids import Digest
+from ares_p2p.network.blobs import Blobs
+from ares_p2p.network.records import Records
+from ares_p2p.shards.format import encode_jsonl
+from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
+from ares_p2p.training.lora_spec import LoraSpec, save_adapter
+from ares_p2p.training.state import decode_snapshot
+
+RETRY_S = (1.0, 5.0, 15.0, 60.0, 300.0)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Engine:
+    """The life of cycles on one coordinator. One task runs `run`."""
+
+    settings: CoordinatorSettings
+    files: DataLayout
+    db: StoreThread
+    herald: Herald
+    records: Records
+    blobs: Blobs
+    clock: Clock
+    worker: ComputeWorker
+    presence: Presence = field(default_factory=Presence)
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    keeper: RoundKeeper | None = None
+    activity: str = ""  # what the running phase is at, for people
+    failure: str = ""
+    _audits: AuditQueue | None = None
+    _cycle: RunningCycle | None = None
+    _looks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self, *, cycles: int) -> None:
+        """Run `cycles` more cycles, or the rest of a running one and then as many less one."""
+        for _ in range(cycles):
+            row = await self._current_or_new()
+            while not is_over(row.phase):
+                await self._phase_with_retries(row)
+                found = await self.db.call(self.db.store.cycle, row.cycle)
+                assert found is not None
+                row = found
+        self.activity = ""
+
+    async def _current_or_new(self) -> CycleRow:
+        current = await self.db.call(self.db.store.current_cycle)
+        if current is not None:
+            log.info("cycle_resumed", cycle=current.cycle, phase=current.phase.value)
+            return current
+        latest = await self.db.call(self.db.store.latest_cycle)
+        return await self.db.call(
+            self.db.store.begin_cycle,
+            1 if latest is None else latest.cycle + 1,
+            now_ms=self.clock.now_ms(),
+            secret_seed=secrets.token_bytes(32),
+            assignment_key=secrets.token_bytes(32),
+            params_json=self.settings.model_dump_json(exclude={"network"}),
+        )
+
+    async def _phase_with_retries(self, row: CycleRow) -> None:
+        phases = {
+            CyclePhase.GENERATE: self._generate,
+            CyclePhase.PREPARE: self._prepare,
+            CyclePhase.PUBLISH: self._publish,
+            CyclePhase.TRAIN: self._train,
+            CyclePhase.STACK: self._stack,
+            CyclePhase.EVALUATE: self._evaluate,
+            CyclePhase.PROMOTE: self._promote,
+            CyclePhase.ROLLBACK: self._rollback,
+            CyclePhase.SETTLE: self._settle,
+        }
+        log.info("phase", cycle=row.cycle, phase=row.phase.value)
+        await self._event("cycle-phase", cycle=row.cycle, phase=row.phase.value)
+        for pause_s in (*RETRY_S, None):
+            self.activity = row.phase.value
+            failpoint(row.phase.value)
+            try:
+                await phases[row.phase](row)
+            except AresError as fault:
+                self.failure = str(fault)
+                log.warning("phase_failed", phase=row.phase.value, code=fault.code, why=fault.message)
+                await self.db.call(
+                    self.db.store.update_cycle,
+                    row.cycle,
+                    now_ms=self.clock.now_ms(),
+                    failure=self.failure,
+                )
+                if pause_s is None:
+                    raise
+                await self.clock.sleep(pause_s)
+            else:
+                self.failure = ""
+                return
+
+    async def _advance(self, row: CycleRow, new: CyclePhase, **fields: Any) -> None:
+        await self.db.call(
+            self.db.store.advance_phase,
+            row.cycle,
+            row.phase,
+            new,
+            now_ms=self.clock.now_ms(),
+            **fields,
+        )
+
+    async def _event(self, kind: str, **data: object) -> None:
+        await self.db.call(
+            self.db.store.add_event, kind, json.dumps(data), now_ms=self.clock.now_ms()
+        )
+
+    # --- data ----------------------------------------------------------------------------------
+
+    async def _generate(self, row: CycleRow) -> None:
+        data = self.settings.data
+        teacher = ProceduralTeacher()
+
+        def progress(now: Progress) -> None:
+            self.activity = f"generate {now.category}: {now.accepted} of {now.wanted}"
+
+        dataset = await asyncio.to_thread(
+            build_dataset,
+            teacher,
+            counts=dict.fromkeys(data.categories, data.examples_per_category),
+            seed=int.from_bytes(row.secret_seed[:6], "big"),
+            on_progress=progress,
+        )
+        folder = self.files.dataset(row.cycle)
+        sides = {"train": dataset.train, "eval": dataset.eval}
+        sizes = {}
+        for side, rows in sides.items():
+            content = encode_jsonl(rows)
+            sizes[side] = len(content)
+            await asyncio.to_thread(write_atomically, folder / f"{side}.jsonl", content)
+        train = Counter(example.category for example in dataset.train)
+        held_out = Counter(example.category for example in dataset.eval)
+        characters: Counter[str] = Counter()
+        for example in (*dataset.train, *dataset.eval):
+            characters[example.category] += sum(len(m.content) for m in example.messages)
+        await self.db.call(
+            self.db.store.save_dataset,
+            DatasetRow(
+                row.cycle,
+                f"{teacher.name} {teacher.version}",
+                tuple(
+                    CategoryCount(name, train[name], held_out[name], characters[name] // 4)
+                    for name in CATEGORIES
+                    if train[name] or held_out[name]
+                ),
+                dataset.rejected,
+                0,
+                len(sides),
+                sum(sizes.values()),
+                self.clock.now_ms(),
+            ),
+        )
+        await self._advance(row, next_phase(row.phase))
+
+    async def _prepare(self, row: CycleRow) -> None:
+        prepared = await prepare_cycle(
+            row,
+            settings=self.settings,
+            files=self.files,
+            blobs=self.blobs.store,
+            herald=self.herald,
+        )
+        await self._advance(
+            row,
+            next_phase(row.phase),
+            records=[prepared.dataset, prepared.config],
+            config_envelope=prepared.config.envelope,
+            rounds_total=self.settings.rounds.rounds,
+            rank=self.settings.training.rank,
+            adapter_parameters=prepared.parameters,
+        )
+
+    async def _publish(self, row: CycleRow) -> None:
+        await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
+        for kind in ("dataset", "cycle"):
+            record = await self.db.call(self.db.store.record, kind, row.cycle, 0)
+            assert record is not None
+            await self.herald.publish(record)
+        await self._advance(row, next_phase(row.phase))
+
+    async def _publish_shards(self, row: CycleRow) -> None:
+        rows = load_rows(self.files, row.cycle, "train")
+        _, shards = await asyncio.to_thread(build_dataset_shards, rows)
+        chunks = [chunk for shard in shards for chunk in chunks_of(shard.data)]
+        for number, chunk in enumerate(chunks):
+            self.activity = f"publish shard chunk {number + 1} of {len(chunks)}"
+            await self.records.publish_chunk(chunk)
+
+    # --- training ------------------------------------------------------------------------------
+
+    async def _running(self, row: CycleRow) -> RunningCycle:
+        """Return the running cycle, with its audits at work and everything in the DHT again."""
+        if self._cycle is not None and self._cycle.number == row.cycle:
+            return self._cycle
+        record = await self.db.call(self.db.store.record, "cycle", row.cycle, 0)
+        if record is None:
+            raise InternalFault(f"cycle {row.cycle} is in {row.phase} without a config")
+        cycle = await asyncio.to_thread(
+            running_cycle, row, record, settings=self.settings, files=self.files
+        )
+        await self._load_worker(cycle)
+        await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
+        await self.herald.republish(row.cycle)
+        self._audits = AuditQueue(
+            cycle, self.herald, self.db, self.blobs, self.worker, self.clock
+        )
+        self._cycle = cycle
+        return cycle
+
+    async def _load_worker(self, cycle: RunningCycle) -> None:
+        folder = self.files.dataset(cycle.number)
+        await self.worker.load(
+            {
+                "config": str(self.files.config_file(cycle.number)),
+                "base": str(base_folder(self.settings)),
+                "stack": [],
+                "train": str(folder / "train.jsonl"),
+                "held_out": str(folder / "eval.jsonl"),
+                "device": self._device(),
+            }
+        )
+
+    def _device(self) -> str:
+        if self.settings.base.device != "auto":
+            return self.settings.base.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    async def _train(self, row: CycleRow) -> None:
+        cycle = await self._running(row)
+        assert self._audits is not None
+        self.keeper = RoundKeeper(
+            cycle=cycle,
+            herald=self.herald,
+            db=self.db,
+            records=self.records,
+            blobs=self.blobs,
+            clock=self.clock,
+            presence=self.presence,
+            round_finished=self._round_finished,
+            paused=self.paused,
+        )
+        audits = asyncio.create_task(self._audit_forever(self._audits), name="audits")
+        try:
+            await self.keeper.run()
+        finally:
+            self.keeper = None
+            audits.cancel()
+            await asyncio.gather(audits, return_exceptions=True)
+        await asyncio.gather(*self._looks, return_exceptions=True)
+        await self._advance(row, next_phase(row.phase))
+
+    async def _audit_forever(self, audits: AuditQueue) -> None:
+        """Audit beside the rounds; a fault there is told and tried again, never stops a round."""
+        while True:
+            try:
+                await audits.run()
+            except AresError as fault:
+                log.warning("audit_failed", code=fault.code, why=fault.message)
+                await self.clock.sleep(RETRY_S[1])
+
+    async def _round_finished(self, row: RoundRow, state: Digest) -> None:
+        await self._event("round", cycle=row.cycle, round=row.round, state=state.hex())
+        failpoint(f"round-{row.round}")
+        if (row.round + 1) % self.settings.rounds.held_out_every == 0:
+            look = asyncio.create_task(self._look_at(row, self.blobs.store.path(state)))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    async def _look_at(self, row: RoundRow, snapshot: Path) -> None:
+        """Note the held-out loss after a round; skipped when looks pile up."""
+        if len(self._looks) > 3:
+            return
+        categories = [item.category for item in load_rows(self.files, row.cycle, "eval")]
+        indices = spread_indices(categories, self.settings.rounds.held_out_examples)
+        with contextlib.suppress(AresError):
+            answer = await self.worker.evaluate(state=snapshot, indices=indices, urgent=True)
+            loss = losses_of(answer).mean
+            await self.db.call(self.db.store.set_held_out_loss, row.cycle, row.round, loss)
+            log.info("held_out", round=row.round, loss=round(loss, 4))
+
+    # --- what came of it -----------------------------------------------------------------------
+
+    async def _final_state(self, cycle: RunningCycle) -> Digest:
+        latest = await self.db.call(self.db.store.latest_round, cycle.number)
+        if latest is None or latest.next_state_digest is None:
+            raise InternalFault(f"cycle {cycle.number} has no final state")
+        return latest.next_state_digest
+
+    async def _stack(self, row: CycleRow) -> None:
+        cycle = await self._running(row)
+        digest = await self._final_state(cycle)
+        folder = self.files.adapter(row.cycle)
+
+        def save() -> None:
+            state = decode_snapshot(self.blobs.store.read(digest), layout=cycle.layout)
+            training = cycle.config.training
+            save_adapter(
+                folder,
+                cycle.layout,
+                state.theta,
+                spec=LoraSpec(training.rank, training.alpha, training.targets),
+                base_name=cycle.config.base.hub_id or str(base_folder(self.settings)),
+            )
+
+        await asyncio.to_thread(save)
+        await self._advance(row, next_phase(row.phase), adapter_path=str(folder))
+
+    async def _evaluate(self, row: CycleRow) -> None:
+        cycle = await self._running(row)
+        await self._load_worker(cycle)
+        snapshot = self.blobs.store.path(await self._final_state(cycle))
+        rows = {}
+        for stage, state in ((Stage.BEFORE, None), (Stage.AFTER, snapshot)):
+            self.activity = f"evaluate {stage.value}"
+            rows[stage] = await self._evaluation(cycle, stage, state)
+        gate = await asyncio.to_thread(decide, rows[Stage.BEFORE], rows[Stage.AFTER])
+        await self._event("evaluation", cycle=row.cycle, **_gate_event(gate))
+        log.info("gate", promoted=gate.promoted, **_gate_event(gate))
+        await self._advance(
+            row,
+            next_phase(row.phase, promoted=gate.promoted),
+            loss_before=gate.loss_before,
+            loss_after=gate.loss_after,
+            loss_change_low=-gate.improvement.high,
+            loss_change_high=-gate.improvement.low,
+        )
+
+    async def _evaluation(self, cycle: RunningCycle, stage: Stage, state: Path | None) -> EvaluationRow:
+        stored = await self.db.call(self.db.store.evaluation, cycle.number, stage)
+        if stored is not None:
+            return stored
+        answer = await self.worker.evaluate(state=state, indices=None, urgent=True)
+        categories = [item.category for item in load_rows(self.files, cycle.number, "eval")]
+        evaluation = evaluation_row(
+            losses_of(answer),
+            categories,
+            cycle=cycle.number,
+            stage=stage,
+            at_ms=self.clock.now_ms(),
+        )
+        await self.db.call(self.db.store.save_evaluation, evaluation)
+        return evaluation
+
+    async def _promote(self, row: CycleRow) -> None:
+        await self._running(row)
+        done = await self.db.call(self.db.store.cycles)
+        version = 1 + max((item.version or 0 for item in done if item.cycle < row.cycle), default=0)
+        await self._advance(row, next_phase(row.phase), promoted=True, version=version)
+
+    async def _rollback(self, row: CycleRow) -> None:
+        await self._running(row)
+        await self._advance(row, next_phase(row.phase), promoted=False)
+
+    async def _settle(self, row: CycleRow) -> None:
+        await self._running(row)
+        assert self._audits is not None
+        await self._audits.drain()
+        await self._event("cycle-complete", cycle=row.cycle, promoted=row.promoted)
+        self._cycle = self._audits = None
+        await self._advance(row, next_phase(row.phase))
+
+
+def _gate_event(gate: GateResult) -> dict[str, float]:
+    return {
+        "loss_before": round(gate.loss_before, 4),
+        "loss_after": round(gate.loss_after, 4),
+        "improvement_low": round(gate.improvement.low, 4),
+        "improvement_high": round(gate.improvement.high, 4),
+    }

@@ -1,0 +1,92 @@
+"""Signs what the coordinator says, remembers it, and keeps it in the DHT.
+
+The order is: sign, store in the same transaction as the event it announces, publish. After a kill
+the stored bytes are published again; nothing is ever signed twice for one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from ares_coordinator.store.rows import RecordRow
+from ares_coordinator.store.thread import StoreThread
+from ares_p2p.clock import Clock
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.crypto.keys import Identity
+from ares_p2p.domain import Header, Payload
+from ares_p2p.errors import NetworkFault, PeerFault
+from ares_p2p.ids import PeerId
+from ares_p2p.network.records import Records
+from ares_p2p.wire.codec import decode_envelope, encode_envelope, kind_of, seal
+
+PUBLISH_RETRY_S = 1.0
+PUBLISH_TRIES = 30  # half a minute of an unreachable DHT; republication goes on after that
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Herald:
+    """One per coordinator."""
+
+    identity: Identity
+    network_id: str
+    db: StoreThread
+    records: Records
+    clock: Clock
+
+    async def header(self, kind: type[Payload], *, cycle: int = 0, round_number: int = 0) -> Header:
+        """Return the header of the next payload of a kind; its sequence is never used again."""
+        now_ms = self.clock.now_ms()
+        seq = await self.db.call(self.db.store.next_seq, kind_of(kind), now_ms)
+        return Header(self.network_id, cycle, round_number, seq, now_ms)
+
+    def signed(self, payload: Payload, *, peer: PeerId | None = None) -> RecordRow:
+        """Return the signed record, to be stored with its event."""
+        envelope = seal(self.identity, payload)
+        return RecordRow(
+            kind=kind_of(payload),
+            cycle=payload.header.cycle,
+            round=payload.header.round,
+            peer=peer or "",
+            seq=payload.header.seq,
+            payload_sha256=envelope.payload_sha256,
+            envelope=encode_envelope(envelope),
+            in_dht=peer is None,
+            saved_ms=payload.header.issued_ms,
+        )
+
+    async def publish(self, record: RecordRow) -> None:
+        """Put a stored record into the DHT and keep it there; patient while the DHT is away."""
+        envelope: Envelope = decode_envelope(record.envelope)
+        await self.patiently(lambda: self.records.publish(envelope), what=record.kind)
+
+    async def patiently(self, act: Callable[[], Awaitable[T]], *, what: str) -> T:
+        """Return what `act` returns, trying again while the network is away.
+
+        Raises: NetworkFault, PeerFault: after the last try.
+        """
+        for left in reversed(range(PUBLISH_TRIES)):
+            try:
+                return await act()
+            except (NetworkFault, PeerFault) as fault:
+                log.warning("publish_failed", what=what, code=fault.code, reason=fault.message)
+                if not left:
+                    raise
+                await asyncio.sleep(PUBLISH_RETRY_S)
+        raise AssertionError("the last try returns or raises")
+
+    async def republish(self, cycle: int) -> int:
+        """Publish again what is stored of a cycle, after a start; return how many records."""
+        rows = await self.db.call(self.db.store.records_to_publish, cycle)
+        for row in rows:
+            await self.publish(row)
+        return len(rows)
+
+

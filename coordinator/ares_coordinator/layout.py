@@ -1,0 +1,47 @@
+"""Where the coordinator keeps its files under the data directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DataLayout:
+    """The folders and files of one coordinator."""
+
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        """Content-addressed: snapshots, contributions, base files."""
+        return self.root / "blobs"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of this process and its children."""
+        return self.root / "logs"
+
+    def dataset(self, cycle: int) -> Path:
+        """Folder of a cycle's `train.jsonl` and `eval.jsonl`."""
+        return self.root / "ares-datasets" / f"cycle-{cycle}"
+
+    def adapter(self, cycle: int) -> Path:
+        """A cycle's PEFT folder."""
+        return self.root / "ares-adapters" / f"cycle-{cycle}"
+
+    def config_file(self, cycle: int) -> Path:
+        """The signed CycleConfig, for the worker process."""
+        return self.root / "ares-scripts" / f"cycle-{cycle}.config"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step and see it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,93 @@
+"""Tiers: what settled credit, and audited work on a GPU, make of a worker.
+
+Only settled credit counts. The upper two tiers also want at least one audit of GPU work that
+passed; without it a worker stays at the highest tier that does not ask for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ares_coordinator.ledger.rewards import UCREDITS_PER_CREDIT
+
+
+class Tier(StrEnum):
+    """The tiers, lowest first."""
+
+    FREE = "FREE"
+    CONTRIBUTOR = "CONTRIBUTOR"
+    TRAINER = "TRAINER"
+    CORE = "CORE"
+
+
+@dataclass(frozen=True, slots=True)
+class TierRule:
+    """What a tier asks for."""
+
+    tier: Tier
+    minimum_ucredits: int
+    needs_gpu: bool
+
+
+DEFAULT_RULES = (
+    TierRule(Tier.FREE, 0, needs_gpu=False),
+    TierRule(Tier.CONTRIBUTOR, 100 * UCREDITS_PER_CREDIT, needs_gpu=False),
+    TierRule(Tier.TRAINER, 500 * UCREDITS_PER_CREDIT, needs_gpu=True),
+    TierRule(Tier.CORE, 1000 * UCREDITS_PER_CREDIT, needs_gpu=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TierInfo:
+    """A worker's tier, and what is missing to the next one."""
+
+    tier: Tier
+    next_tier: Tier | None  # None: there is no higher one
+    missing_ucredits: int
+    missing_gpu: bool
+
+
+def check_rules(rules: Sequence[TierRule]) -> None:
+    """Check that rules begin at zero without a GPU, and rise.
+
+    Raises: ValueError: they do not.
+    """
+    minimums = [rule.minimum_ucredits for rule in rules]
+    if not rules or minimums[0] != 0 or rules[0].needs_gpu or minimums != sorted(set(minimums)):
+        raise ValueError(f"tier thresholds {minimums} must begin at 0 and rise")
+
+
+def tier_of(
+    settled_ucredits: int, *, audited_gpu: bool, rules: Sequence[TierRule] = DEFAULT_RULES
+) -> Tier:
+    """Return the highest tier that settled credit and audited GPU work reach."""
+    return _reached(settled_ucredits, audited_gpu, rules)[-1].tier
+
+
+def tier_info(
+    settled_ucredits: int, *, audited_gpu: bool, rules: Sequence[TierRule] = DEFAULT_RULES
+) -> TierInfo:
+    """Return the tier and what is missing to the next one."""
+    reached = _reached(settled_ucredits, audited_gpu, rules)
+    above = rules[len(reached) :]
+    if not above:
+        return TierInfo(reached[-1].tier, None, 0, missing_gpu=False)
+    return TierInfo(
+        tier=reached[-1].tier,
+        next_tier=above[0].tier,
+        missing_ucredits=max(0, above[0].minimum_ucredits - settled_ucredits),
+        missing_gpu=above[0].needs_gpu and not audited_gpu,
+    )
+
+
+def _reached(
+    settled_ucredits: int, audited_gpu: bool, rules: Sequence[TierRule]
+) -> Sequence[TierRule]:
+    count = 1
+    for rule in rules[1:]:
+        if settled_ucredits < rule.minimum_ucredits or (rule.needs_gpu and not audited_gpu):
+            break
+        count += 1
+    return rules[:count]

@@ -1,0 +1,143 @@
+"""From rows and a base to a signed cycle: files, blobs, shards, the first state, the config.
+
+Everything here is a function of the settings, the cycle's stored secrets and the files, so a
+preparation that was killed is simply made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ares_coordinator.context import RunningCycle
+from ares_coordinator.herald import Herald
+from ares_coordinator.layout import DataLayout, write_atomically
+from ares_coordinator.settings import CoordinatorSettings
+from ares_coordinator.store.rows import CycleRow, RecordRow
+from ares_p2p.domain import BaseFile, BaseRef, CycleConfig, DatasetManifest
+from ares_p2p.errors import BaseUnsupported
+from ares_p2p.ids import sha256
+from ares_p2p.network.blobs import BlobStore
+from ares_p2p.rounds.seedchain import seed_anchor
+from ares_p2p.shards.format import Example, Shard, decode_jsonl
+from ares_p2p.shards.manifest import build_dataset_shards
+from ares_p2p.training.base_files import base_files_digest
+from ares_p2p.training.layout import Layout
+from ares_p2p.training.lora_spec import LoraSpec, layout_of_folder
+from ares_p2p.training.state import encode_snapshot, initial_state
+from ares_p2p.wire.codec import decode_envelope, decode_payload
+
+HELD_OUT_DOMAIN = b"ares/held-out/v1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Signed records of a cycle, and the shards they speak of."""
+
+    dataset: RecordRow
+    config: RecordRow
+    shards: tuple[Shard, ...]
+    parameters: int
+
+
+def base_folder(settings: CoordinatorSettings) -> Path:
+    """Return the folder of the base.
+
+    Raises: BaseUnsupported: none is configured, or it is not there.
+    """
+    if not settings.base.path:
+        raise BaseUnsupported(
+            "no base model is configured",
+            hint="Set base.path in config.toml to a folder with config.json and safetensors.",
+        )
+    folder = Path(settings.base.path).expanduser()
+    if not folder.is_dir():
+        raise BaseUnsupported(f"there is no base model folder {folder}")
+    return folder
+
+
+def lora_spec(settings: CoordinatorSettings) -> LoraSpec:
+    """Return the adapter that the next cycle trains."""
+    training = settings.training
+    return LoraSpec(training.rank, training.alpha, tuple(sorted(training.targets)))
+
+
+def load_rows(files: DataLayout, cycle: int, side: str) -> tuple[Example, ...]:
+    """Return the rows of `train` or `eval` of a cycle."""
+    return decode_jsonl((files.dataset(cycle) / f"{side}.jsonl").read_bytes())
+
+
+async def prepare_cycle(
+    row: CycleRow,
+    *,
+    settings: CoordinatorSettings,
+    files: DataLayout,
+    blobs: BlobStore,
+    herald: Herald,
+) -> Prepared:
+    """Return the signed dataset and config of a cycle; base files and S_0 lie in the blobs.
+
+    Raises: BaseUnsupported. DiskFull.
+    """
+    folder = base_folder(settings)
+    found = base_files_digest(folder)
+    base_files = tuple(
+        BaseFile(file.name, file.size_bytes, file.sha256, blobs.put(folder / file.name))
+        for file in found.files
+    )
+    layout = layout_of_folder(folder, lora_spec(settings))
+    content, shards = build_dataset_shards(load_rows(files, row.cycle, "train"))
+    held_out = (files.dataset(row.cycle) / "eval.jsonl").read_bytes()
+    dataset = herald.signed(
+        DatasetManifest(
+            header=await herald.header(DatasetManifest, cycle=row.cycle),
+            content=content,
+            held_out_sha256=sha256(HELD_OUT_DOMAIN, row.secret_seed, held_out),
+        )
+    )
+    init_seed = sha256(b"ares/init-seed/v1\0", row.assignment_key)
+    start = initial_state(layout, cycle=row.cycle, seed=init_seed)
+    config = CycleConfig(
+        header=await herald.header(CycleConfig, cycle=row.cycle),
+        base=BaseRef(
+            settings.base.name,
+            found.digest_sha256,
+            base_files,
+            settings.base.hub_id,
+            settings.base.revision,
+        ),
+        stack=(),
+        training=settings.training.to_domain(),
+        limits=settings.rounds.limits(),
+        rounds=settings.rounds.rounds,
+        layout_sha256=layout.digest_sha256,
+        parameters=layout.size,
+        init_seed=init_seed,
+        initial_state=blobs.put(encode_snapshot(start)),
+        assignment_key=row.assignment_key,
+        seed_anchor=seed_anchor(row.secret_seed, rounds=settings.rounds.rounds),
+        dataset_sha256=dataset.payload_sha256,
+        reference_tokens_per_hour=settings.credit.reference_tokens_per_hour,
+    )
+    record = herald.signed(config)
+    write_atomically(files.config_file(row.cycle), record.envelope)
+    return Prepared(dataset, record, shards, layout.size)
+
+
+def running_cycle(
+    row: CycleRow, record: RecordRow, *, settings: CoordinatorSettings, files: DataLayout
+) -> RunningCycle:
+    """Return the cycle whose config is signed in `record`."""
+    envelope = decode_envelope(record.envelope)
+    config = decode_payload(envelope.payload_type, envelope.payload, CycleConfig)
+    spec = LoraSpec(config.training.rank, config.training.alpha, config.training.targets)
+    layout: Layout = layout_of_folder(base_folder(settings), spec)
+    if layout.digest_sha256 != config.layout_sha256:
+        raise BaseUnsupported(
+            f"the base in {settings.base.path} is not the one cycle {row.cycle} was signed for",
+            hint="Put the old base back, or let the cycle fail and begin another.",
+        )
+    examples = len(load_rows(files, row.cycle, "train"))
+    return RunningCycle(
+        row, config, record.payload_sha256, layout, examples, settings, files
+    )

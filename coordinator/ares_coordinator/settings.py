@@ -1,0 +1,208 @@
+"""The coordinator's settings: `<data dir>/config.toml`, written once by `init`, read at start.
+
+Everything a cycle computes with is copied into its signed CycleConfig when the cycle begins:
+changing the file changes the next cycle, never a running one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ares_p2p.domain import CATEGORIES, Limits, TrainingConfig
+from ares_p2p.errors import ConfigFault, NotInitialised
+
+CONFIG_FILE: Final = "config.toml"
+IDENTITY_FILE: Final = "identity.key"
+DATABASE_FILE: Final = "ares.db"
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+LINEAR_TARGETS: Final = (
+    "down_proj",
+    "gate_proj",
+    "k_proj",
+    "o_proj",
+    "q_proj",
+    "up_proj",
+    "v_proj",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkSection(_Section):
+    """Where the coordinator listens and who helps newcomers find it."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    host: str = "0.0.0.0"
+    port: int = Field(default=0, ge=0, le=65_535)
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8787, ge=0, le=65_535)
+    api_url: str = ""  # how the outside reaches the API; "" = http://api_host:api_port
+
+
+class BaseSection(_Section):
+    """The frozen base: a folder with safetensors, or a hub id with a revision."""
+
+    path: str = ""
+    name: str = "ares-base"
+    hub_id: str = ""
+    revision: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class DataSection(_Section):
+    """What the teacher makes for one cycle."""
+
+    teacher: Literal["procedural"] = "procedural"
+    examples_per_category: Positive = 250
+    categories: tuple[str, ...] = CATEGORIES
+
+    @model_validator(mode="after")
+    def _known(self) -> DataSection:
+        if unknown := [name for name in self.categories if name not in CATEGORIES]:
+            raise ValueError(f"unknown categories: {', '.join(unknown)}")
+        return self
+
+
+class TrainingSection(_Section):
+    """The numbers of local and outer steps; see docs/adr/0003 for how they were chosen."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: tuple[str, ...] = LINEAR_TARGETS
+    quantization: Literal["nf4", "none"] = "nf4"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    sequence_length: Positive = 256
+    sequences_per_step: Positive = 8
+    min_steps: Positive = 10
+    max_steps: Positive = 10
+    inner_lr: Rate = 0.007
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    eps: Rate = 1e-8
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    outer_lr: Rate = 1.2
+    outer_momentum: float = Field(default=0.5, ge=0, lt=1)
+    codec_bits: Literal[2, 3, 4, 8] = 2
+    codec_block: Positive = 64
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrainingSection:
+        if self.min_steps > self.max_steps:
+            raise ValueError("min_steps is above max_steps")
+        return self
+
+    def to_domain(self) -> TrainingConfig:
+        """Return the same numbers as the signed config carries them."""
+        return TrainingConfig(**self.model_dump())
+
+
+class RoundsSection(_Section):
+    """The clock of rounds."""
+
+    rounds: Positive = 60
+    min_peers: Positive = 1
+    train_s: float = Field(default=120, gt=0)  # from the plan to the commit deadline, at most
+    serve_s: float = Field(default=60, gt=0)  # for fetching everybody's contributions
+    max_peers: int = Field(default=64, gt=0, le=120)  # a CommitSet record holds about 140 commits
+    held_out_every: Positive = 1  # rounds between two looks at the held-out loss
+    held_out_examples: Positive = 128  # of them; the gate itself always uses all
+
+    def limits(self) -> Limits:
+        """Return the bounds that the signed config carries."""
+        return Limits(
+            max_peers_per_round=self.max_peers,
+            max_blob_bytes=1024**3,  # far above a rank-64 adapter of a 70B base at 4 bits
+            max_dataset_bytes=256 * 1024**2,
+        )
+
+
+class CreditSection(_Section):
+    """Prices and tiers."""
+
+    reference_tokens_per_hour: Positive = 7_200_000  # 2,000 tokens/s: an 8B base on a good GPU
+    contributor: Positive = 100
+    trainer: Positive = 500
+    core: Positive = 1000
+
+
+class CoordinatorSettings(_Section):
+    """One coordinator, complete."""
+
+    network: NetworkSection
+    base: BaseSection = BaseSection()
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    rounds: RoundsSection = RoundsSection()
+    credit: CreditSection = CreditSection()
+
+
+def default_data_dir() -> Path:
+    """Return the user's data directory for a coordinator on this system."""
+    return Path(platformdirs.user_data_dir("ares-coordinator"))
+
+
+def load_settings(data_dir: Path) -> CoordinatorSettings:
+    """Return the settings in `<data_dir>/config.toml`.
+
+    Raises: NotInitialised: there are none. ConfigFault: TOML or a value is not right.
+    """
+    path = data_dir / CONFIG_FILE
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return CoordinatorSettings.model_validate(content)
+    except FileNotFoundError as error:
+        raise NotInitialised(
+            f"{data_dir} holds no coordinator",
+            hint=f"ares-coordinator init --data-dir {data_dir} --name my-network",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigFault(f"{path}: {error}", hint="Mend the line, then start again.") from error
+    except ValidationError as error:
+        where = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()[:5]
+        )
+        raise ConfigFault(f"{path}: {where}", hint="Mend the value, then start again.") from error
+
+
+def write_settings(data_dir: Path, settings: CoordinatorSettings) -> Path:
+    """Write `config.toml` with every value, so that nobody has to look for their names.
+
+    Raises: ConfigFault: the file exists.
+    """
+    path = data_dir / CONFIG_FILE
+    lines = ["# The coordinator's settings. A change counts from the next cycle on."]
+    for section, values in settings.model_dump(mode="json").items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+    except FileExistsError as error:
+        raise ConfigFault(
+            f"{path} exists: this coordinator was set up before",
+            hint=f"ares-coordinator run --data-dir {data_dir}",
+        ) from error
+    return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

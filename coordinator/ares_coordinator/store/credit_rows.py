@@ -1,0 +1,116 @@
+"""What the ledger's part of the database holds, as frozen dataclasses. Free of SQL.
+
+Field names equal column names. Amounts are micro-credits and never negative: what a posting does
+to a balance is said by its state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ares_p2p.domain import AuditOutcome, EntryStatus
+from ares_p2p.ids import Digest, PeerId
+
+
+class PostingKind(StrEnum):
+    """What kind of work a posting pays."""
+
+    GPU_TRAINING = "gpu_training"
+    CPU_TRAINING = "cpu_training"
+    AUDIT = "audit"
+
+
+class PostingState(StrEnum):
+    """What a posting says about one piece of work (worker, kind, commit).
+
+    The states are ordered, and the piece of work is in the highest that any of its postings
+    says: so neither the order nor the repetition of events changes a balance.
+    """
+
+    PENDING = "pending"
+    SETTLED = "settled"
+    VOID = "void"
+    CLAWBACK = "clawback"
+
+    @property
+    def rank(self) -> int:
+        """Place in the order: a higher one overrides a lower one."""
+        return _RANK[self]
+
+
+_RANK = {state: rank for rank, state in enumerate(PostingState)}
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One line of the ledger; never changed, never removed. `id` is 0 until it is stored."""
+
+    key: str  # idempotency key: the same event has the same key
+    worker: PeerId
+    kind: PostingKind
+    state: PostingState
+    amount_ucredits: int
+    cycle: int
+    round: int
+    commit_sha256: Digest
+    code: str  # reason, "" when there is nothing to explain
+    at_ms: int
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsRow:
+    """The projection of the postings of one worker and kind: micro-credits by state."""
+
+    worker: PeerId
+    kind: PostingKind
+    pending_ucredits: int
+    settled_ucredits: int
+    void_ucredits: int
+    clawback_ucredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A peer that worked or said hello."""
+
+    peer: PeerId
+    first_seen_ms: int
+    last_seen_ms: int
+    device: str
+    gpu: bool
+    software: str
+    display_name: str | None = None
+    gpu_passes: int = 0  # audits of GPU work that passed
+
+
+@dataclass(frozen=True, slots=True)
+class StandingRow:
+    """A worker's place in the leaderboard."""
+
+    peer: PeerId
+    settled_ucredits: int
+    pending_ucredits: int
+    gpu_passes: int
+    first_seen_ms: int
+    last_seen_ms: int
+    display_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkRow:
+    """One round of one worker, with all that became of it."""
+
+    commit_sha256: Digest
+    cycle: int
+    round: int
+    received_ms: int
+    status: EntryStatus | None  # None: the round is not aggregated yet
+    outcome: AuditOutcome | None  # None: not audited, or not yet
+    code: str
+    message: str
+    steps: int
+    tokens: int
+    credit_state: PostingState | None  # None: nothing was posted
+    amount_ucredits: int

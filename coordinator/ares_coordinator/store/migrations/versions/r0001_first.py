@@ -1,0 +1,326 @@
+"""The first schema. Frozen: changes come as further revisions.
+
+Beside the tables: triggers, so that postings and the evidence of equivocations can be added but
+neither changed nor removed, by whatever program. Long, because it is one schema in one revision.
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+from alembic import op
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    UniqueConstraint,
+)
+
+from ares_coordinator.store.columns import (
+    blob,
+    check_digest,
+    check_flag,
+    check_not_negative,
+    check_one_of,
+    integer,
+    log_table,
+    new_metadata,
+    number,
+    strict_table,
+    text,
+)
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+APPEND_ONLY = ("postings", "equivocations")
+
+metadata = new_metadata()
+
+PHASES = "generate prepare publish train stack evaluate promote rollback settle done failed"
+STATUSES = ("accepted", "clipped", "refused")
+OUTCOMES = ("pass", "void", "fail")
+KINDS = ("gpu_training", "cpu_training", "audit")
+
+meta = strict_table(metadata, "meta", text("key", key=True), text("value"))
+
+sequences = strict_table(metadata, "sequences", text("kind", key=True), integer("seq"))
+
+cycles = strict_table(
+    metadata,
+    "cycles",
+    integer("cycle", key=True),
+    text("phase"),
+    integer("created_ms"),
+    integer("updated_ms"),
+    text("params_json"),
+    blob("secret_seed"),
+    blob("assignment_key"),
+    blob("config_envelope", null=True),
+    integer("rounds_total", null=True),
+    integer("rank", null=True),
+    integer("adapter_parameters", null=True),
+    text("adapter_path", null=True),
+    integer("promoted"),
+    integer("version", null=True),
+    number("loss_before"),
+    number("loss_after"),
+    number("loss_change_low"),
+    number("loss_change_high"),
+    text("failure", null=True),
+    CheckConstraint("cycle >= 1", name="cycle"),
+    check_one_of("phase", PHASES.split()),
+    check_flag("promoted"),
+)
+
+records = strict_table(
+    metadata,
+    "records",
+    text("kind", key=True),
+    integer("cycle", key=True),
+    integer("round", key=True),
+    text("peer", key=True),
+    integer("seq"),
+    blob("payload_sha256"),
+    blob("envelope"),
+    integer("in_dht"),
+    integer("saved_ms"),
+    check_digest("payload_sha256"),
+    check_flag("in_dht"),
+    Index(None, "cycle"),
+)
+
+rounds = strict_table(
+    metadata,
+    "rounds",
+    integer("cycle", ForeignKey("cycles.cycle"), key=True),
+    integer("round", key=True),
+    text("state"),
+    blob("plan_sha256"),
+    blob("state_digest"),
+    integer("opened_ms"),
+    blob("next_state_digest", null=True),
+    integer("closed_ms", null=True),
+    integer("finished_ms", null=True),
+    number("mean_loss"),
+    number("held_out_loss"),
+    integer("blob_bytes"),
+    check_one_of("state", ("open", "closed", "aggregated")),
+    check_digest("plan_sha256"),
+    check_digest("state_digest"),
+    check_not_negative("round", "blob_bytes"),
+    CheckConstraint("(state = 'aggregated') = (next_state_digest IS NOT NULL)", name="aggregated"),
+)
+
+workers = strict_table(
+    metadata,
+    "workers",
+    text("peer", key=True),
+    integer("first_seen_ms"),
+    integer("last_seen_ms"),
+    text("device"),
+    integer("gpu"),
+    text("software"),
+    text("display_name", null=True),
+    integer("gpu_passes"),
+    check_flag("gpu"),
+    check_not_negative("gpu_passes"),
+    Index(None, "last_seen_ms"),
+)
+
+
+def _round_key() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["cycle", "round"], ["rounds.cycle", "rounds.round"])
+
+
+commits = strict_table(
+    metadata,
+    "commits",
+    blob("commit_sha256", key=True),
+    integer("cycle"),
+    integer("round"),
+    text("peer", ForeignKey("workers.peer")),
+    blob("envelope"),
+    integer("received_ms"),
+    _round_key(),
+    check_digest("commit_sha256"),
+    UniqueConstraint("cycle", "round", "peer"),
+    Index(None, "peer", "cycle", "round"),
+)
+
+equivocations = strict_table(
+    metadata,
+    "equivocations",
+    integer("cycle", key=True),
+    integer("round", key=True),
+    text("peer", ForeignKey("workers.peer"), key=True),
+    blob("first_envelope"),
+    blob("second_envelope"),
+    integer("seen_ms"),
+    _round_key(),
+)
+
+contributions = strict_table(
+    metadata,
+    "contributions",
+    blob("commit_sha256", ForeignKey("commits.commit_sha256"), key=True),
+    integer("cycle"),
+    integer("round"),
+    text("peer"),
+    number("coefficient", null=False),
+    text("status"),
+    text("code"),
+    text("message"),
+    integer("steps"),
+    integer("tokens"),
+    number("mean_loss", null=False),
+    text("device"),
+    integer("gpu"),
+    integer("blob_bytes"),
+    check_one_of("status", STATUSES),
+    check_flag("gpu"),
+    check_not_negative("steps", "tokens", "blob_bytes"),
+    Index(None, "cycle", "round"),
+)
+
+refusals = strict_table(
+    metadata,
+    "refusals",
+    integer("cycle", key=True),
+    integer("round", key=True),
+    text("peer", key=True),
+    text("code", key=True),
+    text("message"),
+    integer("count"),
+    integer("first_ms"),
+    integer("last_ms"),
+    Index(None, "peer", "last_ms"),
+)
+
+audits = strict_table(
+    metadata,
+    "audits",
+    blob("commit_sha256", ForeignKey("contributions.commit_sha256"), key=True),
+    integer("cycle"),
+    integer("round"),
+    text("peer"),
+    integer("created_ms"),
+    integer("done_ms", null=True),
+    text("outcome", null=True),
+    number("rho"),
+    number("norm_ratio"),
+    number("cosine_drop"),
+    text("code"),
+    text("message"),
+    check_one_of("outcome", OUTCOMES),
+    CheckConstraint("(done_ms IS NULL) = (outcome IS NULL)", name="done"),
+    Index(None, "cycle", "round"),
+)
+
+postings = log_table(
+    metadata,
+    "postings",
+    text("key"),
+    text("worker", ForeignKey("workers.peer")),
+    text("kind"),
+    text("state"),
+    integer("amount_ucredits"),
+    integer("cycle"),
+    integer("round"),
+    blob("commit_sha256", ForeignKey("commits.commit_sha256")),
+    text("code"),
+    integer("at_ms"),
+    UniqueConstraint("key"),
+    check_one_of("kind", KINDS),
+    check_one_of("state", ("pending", "settled", "void", "clawback")),
+    check_not_negative("amount_ucredits"),
+    Index(None, "worker", "kind", "commit_sha256"),
+)
+
+worker_totals = strict_table(
+    metadata,
+    "worker_totals",
+    text("worker", ForeignKey("workers.peer"), key=True),
+    text("kind", key=True),
+    integer("pending_ucredits"),
+    integer("settled_ucredits"),
+    integer("void_ucredits"),
+    integer("clawback_ucredits"),
+    check_one_of("kind", KINDS),
+    check_not_negative(
+        "pending_ucredits", "settled_ucredits", "void_ucredits", "clawback_ucredits"
+    ),
+)
+
+evaluations = strict_table(
+    metadata,
+    "evaluations",
+    integer("cycle", ForeignKey("cycles.cycle"), key=True),
+    text("stage", key=True),
+    integer("at_ms"),
+    number("mean_loss", null=False),
+    text("category_means_json"),
+    text("examples_json"),
+    check_one_of("stage", ("before", "after")),
+)
+
+datasets = strict_table(
+    metadata,
+    "datasets",
+    integer("cycle", ForeignKey("cycles.cycle"), key=True),
+    text("teacher"),
+    integer("cost_microusd"),
+    integer("disk_files"),
+    integer("disk_bytes"),
+    integer("updated_ms"),
+    check_not_negative("cost_microusd", "disk_files", "disk_bytes"),
+)
+
+dataset_categories = strict_table(
+    metadata,
+    "dataset_categories",
+    integer("cycle", ForeignKey("datasets.cycle"), key=True),
+    text("category", key=True),
+    integer("train_examples"),
+    integer("held_out_examples"),
+    integer("tokens"),
+    check_not_negative("train_examples", "held_out_examples", "tokens"),
+)
+
+dataset_rejections = strict_table(
+    metadata,
+    "dataset_rejections",
+    integer("cycle", ForeignKey("datasets.cycle"), key=True),
+    text("reason", key=True),
+    integer("examples"),
+    check_not_negative("examples"),
+)
+
+events = log_table(
+    metadata,
+    "events",
+    integer("at_ms"),
+    text("type"),
+    text("data_json"),
+)
+
+
+def upgrade() -> None:
+    """Create everything.
+
+    Raises: NotImplementedError: a database for which the triggers are not written.
+    """
+    connection = op.get_bind()
+    if connection.dialect.name != "sqlite":
+        raise NotImplementedError(f"no triggers for {connection.dialect.name}")
+    metadata.create_all(connection, checkfirst=False)
+    for table in APPEND_ONLY:
+        for verb in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
+            )

@@ -1,0 +1,232 @@
+"""`CreditStore` over SQL: postings, their projection, workers, the leaderboard.
+
+The projection `worker_totals` changes in the transaction of the posting that changes it; a
+posting counts for its piece of work only when no other one says something higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, and_, case, func, insert, select, update
+
+from ares_coordinator.store import tables as t
+from ares_coordinator.store.credit_rows import (
+    Posting,
+    PostingKind,
+    PostingState,
+    StandingRow,
+    TotalsRow,
+    WorkerRow,
+    WorkRow,
+)
+from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
+from ares_p2p.errors import InternalFault
+from ares_p2p.ids import PeerId
+
+_RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
+
+
+def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
+    """Append inside a transaction of the caller; see `CreditStore.add_postings`."""
+    return sum(_append(connection, posting) for posting in postings)
+
+
+def _append(connection: Connection, posting: Posting) -> bool:
+    stored = fetch_one(connection, Posting, t.postings, key=posting.key)
+    if stored is not None:
+        if replace(stored, id=0, at_ms=0) != replace(posting, id=0, at_ms=0):
+            raise InternalFault(f"posting {posting.key} is stored with other content")
+        return False
+    before = _highest(connection, posting)
+    values = to_values(posting)
+    del values["id"]
+    connection.execute(insert(t.postings).values(**values))
+    if before is None or posting.state.rank > before.state.rank:
+        if before is not None:
+            _add_to_totals(connection, before, -before.amount_ucredits)
+        _add_to_totals(connection, posting, posting.amount_ucredits)
+    return True
+
+
+def _highest(connection: Connection, posting: Posting) -> Posting | None:
+    c = t.postings.c
+    query = (
+        select(t.postings)
+        .where(
+            c.worker == posting.worker,
+            c.kind == str(posting.kind),
+            c.commit_sha256 == posting.commit_sha256,
+        )
+        .order_by(_RANK.desc(), c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else to_row(Posting, row)
+
+
+def _add_to_totals(connection: Connection, posting: Posting, amount_ucredits: int) -> None:
+    c, column = t.worker_totals.c, f"{posting.state}_ucredits"
+    changed = connection.execute(
+        update(t.worker_totals)
+        .where(c.worker == posting.worker, c.kind == str(posting.kind))
+        .values({column: c[column] + amount_ucredits})
+    )
+    if changed.rowcount == 0:
+        row = TotalsRow(posting.worker, posting.kind, 0, 0, 0, 0)
+        values = to_values(row) | {column: amount_ucredits}
+        connection.execute(insert(t.worker_totals).values(**values))
+
+
+def see_worker(connection: Connection, peer: PeerId, now_ms: int) -> None:
+    """Note inside a transaction of the caller that a peer was there."""
+    c = t.workers.c
+    seen = case((c.last_seen_ms > now_ms, c.last_seen_ms), else_=now_ms)
+    changed = connection.execute(update(t.workers).where(c.peer == peer).values(last_seen_ms=seen))
+    if changed.rowcount == 0:
+        row = WorkerRow(peer, now_ms, now_ms, device="", gpu=False, software="")
+        insert_row(connection, t.workers, row)
+
+
+class SqlCredit(SqlBase):
+    """Implements `CreditStore`; its docstrings are there."""
+
+    def add_postings(self, postings: Sequence[Posting]) -> int:
+        with self._write() as connection:
+            return append_postings(connection, postings)
+
+    def postings(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Posting, ...]:
+        c = t.postings.c
+        query = select(t.postings).where(c.id > after_id).order_by(c.id).limit(limit)
+        with self._read() as connection:
+            return tuple(to_row(Posting, row) for row in connection.execute(query))
+
+    def pending_postings(self, worker: PeerId) -> tuple[Posting, ...]:
+        c, other = t.postings.c, t.postings.alias()
+        decided = select(other.c.id).where(
+            other.c.worker == c.worker,
+            other.c.kind == c.kind,
+            other.c.commit_sha256 == c.commit_sha256,
+            other.c.state != str(PostingState.PENDING),
+        )
+        query = select(t.postings).where(
+            c.worker == worker, c.state == str(PostingState.PENDING), ~decided.exists()
+        )
+        with self._read() as connection:
+            rows = connection.execute(query.order_by(c.id))
+            return tuple(to_row(Posting, row) for row in rows)
+
+    def totals(self, worker: PeerId | None = None) -> tuple[TotalsRow, ...]:
+        c = t.worker_totals.c
+        query = select(t.worker_totals).order_by(c.worker, c.kind)
+        if worker is not None:
+            query = query.where(c.worker == worker)
+        with self._read() as connection:
+            return tuple(to_row(TotalsRow, row) for row in connection.execute(query))
+
+    def touch_worker(
+        self, peer: PeerId, *, now_ms: int, device: str, gpu: bool, software: str
+    ) -> None:
+        with self._write() as connection:
+            see_worker(connection, peer, now_ms)
+            connection.execute(
+                update(t.workers)
+                .where(t.workers.c.peer == peer)
+                .values(device=device, gpu=int(gpu), software=software)
+            )
+
+    def worker(self, peer: PeerId) -> WorkerRow | None:
+        with self._read() as connection:
+            return fetch_one(connection, WorkerRow, t.workers, peer=peer)
+
+    def workers(self, *, limit: int = 1000) -> tuple[WorkerRow, ...]:
+        c = t.workers.c
+        query = select(t.workers).order_by(c.last_seen_ms.desc(), c.peer).limit(limit)
+        with self._read() as connection:
+            return tuple(to_row(WorkerRow, row) for row in connection.execute(query))
+
+    def leaderboard(self, limit: int) -> tuple[StandingRow, ...]:
+        w, c = t.workers.c, t.worker_totals.c
+        settled = func.sum(c.settled_ucredits)
+        query = (
+            select(
+                w.peer,
+                settled.label("settled_ucredits"),
+                func.sum(c.pending_ucredits).label("pending_ucredits"),
+                w.gpu_passes,
+                w.first_seen_ms,
+                w.last_seen_ms,
+                w.display_name,
+            )
+            .join(t.worker_totals, c.worker == w.peer)
+            .group_by(w.peer)
+            .having(settled > 0)
+            .order_by(settled.desc(), w.first_seen_ms, w.peer)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return tuple(to_row(StandingRow, row) for row in connection.execute(query))
+
+    def tier_inputs(self) -> tuple[tuple[int, int], ...]:
+        w, c = t.workers.c, t.worker_totals.c
+        settled = func.coalesce(func.sum(c.settled_ucredits), 0)
+        query = (
+            select(settled, w.gpu_passes)
+            .join_from(t.workers, t.worker_totals, c.worker == w.peer, isouter=True)
+            .group_by(w.peer)
+        )
+        with self._read() as connection:
+            return tuple((int(row[0]), int(row[1])) for row in connection.execute(query))
+
+    def recent_work(self, peer: PeerId, limit: int) -> tuple[WorkRow, ...]:
+        c, work, a, p = t.commits.c, t.contributions.c, t.audits.c, t.postings.c
+        higher = t.postings.alias()
+        higher_rank = case({str(state): state.rank for state in PostingState}, value=higher.c.state)
+        overridden = select(higher.c.id).where(
+            higher.c.worker == p.worker,
+            higher.c.kind == p.kind,
+            higher.c.commit_sha256 == p.commit_sha256,
+            higher_rank > _RANK,
+        )
+        own = and_(
+            p.commit_sha256 == c.commit_sha256,
+            p.worker == c.peer,
+            p.kind != str(PostingKind.AUDIT),
+            ~overridden.exists(),
+        )
+        query = (
+            select(
+                *(c.commit_sha256, c.cycle, c.round, c.received_ms, work.status, a.outcome),
+                func.coalesce(
+                    *(func.nullif(column, "") for column in (p.code, a.code, work.code)), ""
+                ).label("code"),
+                func.coalesce(func.nullif(a.message, ""), func.nullif(work.message, ""), "").label(
+                    "message"
+                ),
+                func.coalesce(work.steps, 0).label("steps"),
+                func.coalesce(work.tokens, 0).label("tokens"),
+                p.state.label("credit_state"),
+                func.coalesce(p.amount_ucredits, 0).label("amount_ucredits"),
+            )
+            .join_from(
+                t.commits,
+                t.contributions,
+                work.commit_sha256 == c.commit_sha256,
+                isouter=True,
+            )
+            .outerjoin(t.audits, a.commit_sha256 == c.commit_sha256)
+            .outerjoin(t.postings, own)
+            .where(c.peer == peer)
+            .order_by(c.cycle.desc(), c.round.desc())
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return tuple(to_row(WorkRow, row) for row in connection.execute(query))
+
+    def settled_by_kind(self) -> tuple[tuple[PostingKind, int], ...]:
+        c = t.worker_totals.c
+        query = select(c.kind, func.sum(c.settled_ucredits)).group_by(c.kind).order_by(c.kind)
+        with self._read() as connection:
+            rows = connection.execute(query)
+            return tuple((PostingKind(kind), int(amount)) for kind, amount in rows)

@@ -1,0 +1,256 @@
+"""The first half of `RoundStore` over SQL: rounds, commits, contributions, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Select, Table, func, insert, select, update
+
+from ares_coordinator.store import tables as t
+from ares_coordinator.store.base_work import (
+    MAX_REFUSAL_CHARS,
+    MAX_REFUSALS_PER_PEER,
+    MAX_REFUSALS_PER_ROUND,
+)
+from ares_coordinator.store.credit_rows import Posting
+from ares_coordinator.store.rows import (
+    AuditRow,
+    CommitResult,
+    CommitRow,
+    ContributionRow,
+    EquivocationRow,
+    RecordRow,
+    RefusalRow,
+    RoundRow,
+    RoundState,
+)
+from ares_coordinator.store.sql_base import R, SqlBase, fetch_one, insert_row, to_row, update_row
+from ares_coordinator.store.sql_credit import append_postings, see_worker
+from ares_coordinator.store.sql_cycles import save_records
+from ares_p2p.domain import EntryStatus
+from ares_p2p.errors import CommitLate, Equivocation, InternalFault, UnknownRound
+from ares_p2p.ids import Digest, PeerId
+
+
+def _round(connection: Connection, cycle: int, round_number: int) -> RoundRow | None:
+    return fetch_one(connection, RoundRow, t.rounds, cycle=cycle, round=round_number)
+
+
+def _known_round(connection: Connection, cycle: int, round_number: int) -> RoundRow:
+    row = _round(connection, cycle, round_number)
+    if row is None:
+        raise InternalFault(f"there is no round {round_number} of cycle {cycle}")
+    return row
+
+
+def _check_chain(
+    connection: Connection, cycle: int, round_number: int, state_digest: Digest
+) -> None:
+    latest = connection.execute(
+        select(func.max(t.rounds.c.round)).where(t.rounds.c.cycle == cycle)
+    ).scalar()
+    if round_number != (0 if latest is None else latest + 1):
+        raise InternalFault(f"round {round_number} of cycle {cycle} does not follow round {latest}")
+    if latest is not None:
+        before = _known_round(connection, cycle, latest)
+        if before.state != RoundState.AGGREGATED or before.next_state_digest != state_digest:
+            raise InternalFault(
+                f"round {latest} of cycle {cycle} is {before.state} and did not lead to the "
+                f"state {state_digest.hex()[:12]}"
+            )
+
+
+class SqlRounds(SqlBase):
+    """Implements `RoundStore`, but for the audits; its docstrings are there."""
+
+    def open_round(
+        self,
+        cycle: int,
+        round_number: int,
+        *,
+        plan_sha256: Digest,
+        state_digest: Digest,
+        now_ms: int,
+        records: Sequence[RecordRow] = (),
+    ) -> RoundRow:
+        with self._write() as connection:
+            stored = _round(connection, cycle, round_number)
+            if stored is not None:
+                if (stored.plan_sha256, stored.state_digest) != (plan_sha256, state_digest):
+                    raise InternalFault(f"round {round_number} of cycle {cycle} has another plan")
+                return stored
+            _check_chain(connection, cycle, round_number, state_digest)
+            row = RoundRow(cycle, round_number, RoundState.OPEN, plan_sha256, state_digest, now_ms)
+            insert_row(connection, t.rounds, row)
+            save_records(connection, records)
+            return row
+
+    def close_round(
+        self, cycle: int, round_number: int, *, now_ms: int, records: Sequence[RecordRow] = ()
+    ) -> bool:
+        with self._write() as connection:
+            if _known_round(connection, cycle, round_number).state != RoundState.OPEN:
+                return False
+            values = {"state": RoundState.CLOSED, "closed_ms": now_ms}
+            update_row(connection, t.rounds, {"cycle": cycle, "round": round_number}, values)
+            save_records(connection, records)
+            return True
+
+    def finish_round(
+        self,
+        cycle: int,
+        round_number: int,
+        *,
+        next_state_digest: Digest,
+        mean_loss: float | None,
+        contributions: Sequence[ContributionRow],
+        postings: Sequence[Posting],
+        now_ms: int,
+        records: Sequence[RecordRow] = (),
+    ) -> bool:
+        with self._write() as connection:
+            stored = _known_round(connection, cycle, round_number)
+            if stored.state == RoundState.AGGREGATED:
+                if stored.next_state_digest != next_state_digest:
+                    raise InternalFault(
+                        f"round {round_number} of cycle {cycle} led to another state"
+                    )
+                return False
+            if stored.state != RoundState.CLOSED:
+                raise InternalFault(f"round {round_number} of cycle {cycle} is still open")
+            used = [row for row in contributions if row.status != EntryStatus.REFUSED]
+            values = {
+                "state": RoundState.AGGREGATED,
+                "next_state_digest": next_state_digest,
+                "finished_ms": now_ms,
+                "mean_loss": mean_loss,
+                "blob_bytes": sum(row.blob_bytes for row in used),
+            }
+            update_row(connection, t.rounds, {"cycle": cycle, "round": round_number}, values)
+            for row in contributions:
+                insert_row(connection, t.contributions, row)
+            for row in used:
+                audit = AuditRow(row.commit_sha256, cycle, round_number, row.peer, now_ms)
+                insert_row(connection, t.audits, audit)
+            append_postings(connection, postings)
+            save_records(connection, records)
+            return True
+
+    def set_held_out_loss(self, cycle: int, round_number: int, loss: float) -> None:
+        with self._write() as connection:
+            key = {"cycle": cycle, "round": round_number}
+            update_row(connection, t.rounds, key, {"held_out_loss": loss})
+
+    def current_round(self, cycle: int) -> RoundRow | None:
+        latest = self.latest_round(cycle)
+        return None if latest is None or latest.state == RoundState.AGGREGATED else latest
+
+    def latest_round(self, cycle: int) -> RoundRow | None:
+        query = select(t.rounds).where(t.rounds.c.cycle == cycle)
+        query = query.order_by(t.rounds.c.round.desc()).limit(1)
+        return next(iter(self._rows(RoundRow, query)), None)
+
+    def rounds(self, cycle: int) -> tuple[RoundRow, ...]:
+        query = select(t.rounds).where(t.rounds.c.cycle == cycle).order_by(t.rounds.c.round)
+        return self._rows(RoundRow, query)
+
+    def add_commit(self, commit: CommitRow, *, ack: RecordRow | None = None) -> CommitResult:
+        with self._write() as connection:
+            result = self._take_commit(connection, commit, ack)
+        if result is None:  # raised after the transaction, which keeps the evidence
+            raise Equivocation(
+                f"{commit.peer} committed to something else in round {commit.round} "
+                f"of cycle {commit.cycle}"
+            )
+        return result
+
+    def _take_commit(
+        self, connection: Connection, commit: CommitRow, ack: RecordRow | None
+    ) -> CommitResult | None:
+        key = {"cycle": commit.cycle, "round": commit.round, "peer": commit.peer}
+        stored = fetch_one(connection, CommitRow, t.commits, **key)
+        if stored is not None:
+            if stored.commit_sha256 == commit.commit_sha256:
+                return CommitResult.DUPLICATE
+            if fetch_one(connection, EquivocationRow, t.equivocations, **key) is None:
+                evidence = EquivocationRow(
+                    commit.cycle,
+                    commit.round,
+                    commit.peer,
+                    first_envelope=stored.envelope,
+                    second_envelope=commit.envelope,
+                    seen_ms=commit.received_ms,
+                )
+                insert_row(connection, t.equivocations, evidence)
+            return None
+        target = _round(connection, commit.cycle, commit.round)
+        if target is None:
+            raise UnknownRound(f"there is no round {commit.round} of cycle {commit.cycle}")
+        if target.state != RoundState.OPEN:
+            raise CommitLate(f"round {commit.round} of cycle {commit.cycle} is closed")
+        see_worker(connection, commit.peer, commit.received_ms)
+        insert_row(connection, t.commits, commit)
+        save_records(connection, () if ack is None else (ack,))
+        return CommitResult.NEW
+
+    def commits(self, cycle: int, round_number: int) -> tuple[CommitRow, ...]:
+        return self._of_round(CommitRow, t.commits, cycle, round_number, order="commit_sha256")
+
+    def equivocations(self, cycle: int, round_number: int) -> tuple[EquivocationRow, ...]:
+        return self._of_round(EquivocationRow, t.equivocations, cycle, round_number, order="peer")
+
+    def contributions(self, cycle: int, round_number: int) -> tuple[ContributionRow, ...]:
+        return self._of_round(
+            ContributionRow, t.contributions, cycle, round_number, order="commit_sha256"
+        )
+
+    def add_refusal(
+        self, cycle: int, round_number: int, peer: PeerId, *, code: str, message: str, now_ms: int
+    ) -> None:
+        c = t.refusals.c
+        here = (c.cycle == cycle, c.round == round_number)
+        with self._write() as connection:
+            counted = connection.execute(
+                update(t.refusals)
+                .where(*here, c.peer == peer, c.code == code)
+                .values(count=c.count + 1, last_ms=now_ms)
+            )
+            if counted.rowcount:
+                return
+            rows = select(func.count()).select_from(t.refusals).where(*here)
+            of_peer = connection.execute(rows.where(c.peer == peer)).scalar_one()
+            if of_peer >= MAX_REFUSALS_PER_PEER:
+                return
+            if connection.execute(rows).scalar_one() >= MAX_REFUSALS_PER_ROUND:
+                return
+            connection.execute(
+                insert(t.refusals).values(
+                    cycle=cycle,
+                    round=round_number,
+                    peer=peer,
+                    code=code,
+                    message=message[:MAX_REFUSAL_CHARS],
+                    count=1,
+                    first_ms=now_ms,
+                    last_ms=now_ms,
+                )
+            )
+
+    def refusals(self, cycle: int, round_number: int) -> tuple[RefusalRow, ...]:
+        return self._of_round(RefusalRow, t.refusals, cycle, round_number, order="peer")
+
+    def refusals_of(self, peer: PeerId, limit: int) -> tuple[RefusalRow, ...]:
+        c = t.refusals.c
+        query = select(t.refusals).where(c.peer == peer)
+        query = query.order_by(c.last_ms.desc(), c.code).limit(limit)
+        return self._rows(RefusalRow, query)
+
+    def _of_round(
+        self, cls: type[R], table: Table, cycle: int, round_number: int, *, order: str
+    ) -> tuple[R, ...]:
+        wanted = (table.c.cycle == cycle, table.c.round == round_number)
+        return self._rows(cls, select(table).where(*wanted).order_by(table.c[order]))
+
+    def _rows(self, cls: type[R], query: Select[tuple[object, ...]]) -> tuple[R, ...]:
+        with self._read() as connection:
+            return tuple(to_row(cls, row) for row in connection.execute(query))

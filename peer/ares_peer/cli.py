@@ -1,0 +1,245 @@
+"""`ares-peer`: lend this machine to a network, and see what it does.
+
+Nothing heavy is imported before a command needs it: `--help` answers at once, and no command
+here ever imports torch or hivemind. Errors end with the next command to try; the exit code says
+whose fault it was (`ares_p2p.errors`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+from ares_p2p import PROTOCOL_VERSION, __version__
+from ares_p2p.errors import AresError, NotInitialised
+
+if TYPE_CHECKING:
+    from ares_p2p.clock import Clock
+    from ares_peer.lines import View
+
+NOT_RUNNING_EXIT_CODE: Final = 3  # as `systemctl status` and LSB init scripts
+
+app = typer.Typer(
+    name="ares-peer",
+    help="Lend this machine to an ARES network: it trains a shared model, and earns credit for it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Where identity, model and status live. Default: this user's data folder.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+
+
+@app.command()
+def join(
+    invite: Annotated[
+        str | None,
+        typer.Argument(
+            help="ares://... or the network's https:// address. "
+            "May be left out once this data folder knows its network.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port for other peers; 0 takes any free one.", show_default="0"),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="0.0.0.0")
+    ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Multiaddress to tell others, where it differs (port forwarding). Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the base model. Default: fetched from the network.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; 0 lets torch decide.", show_default="0")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Your name on the leaderboard. Default: a pseudonym.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per event, for scripts.")
+    ] = False,
+    exit_after_cycle: Annotated[
+        bool, typer.Option("--exit-after-cycle", help="End when the running cycle is complete.")
+    ] = False,
+) -> None:
+    """Join a network and train until you press Ctrl-C.
+
+    The first Ctrl-C finishes the running round, the second stops at once and loses that round
+    only. Options are remembered: later, `ares-peer join` alone does the same again.
+    """
+    from ares_p2p.clock import SystemClock
+    from ares_peer.runner import run_join
+    from ares_peer.settings import (
+        build_settings,
+        chosen_data_dir,
+        load_remembered,
+        merge_remembered,
+    )
+
+    options: dict[str, object] = {
+        "invite": invite,
+        "port": port,
+        "host": host,
+        "announce": tuple(announce) if announce else None,
+        "base": base.absolute() if base else None,
+        "device": device,
+        "threads": threads,
+        "name": name,
+    }
+    try:
+        folder = chosen_data_dir(data_dir)
+        remembered = load_remembered(folder)
+        settings = build_settings({**options, "data_dir": folder}, remembered)
+        clock = SystemClock()
+        outcome = run_join(
+            settings,
+            remembered=merge_remembered(remembered, options),
+            view=_view(clock, as_json=as_json),
+            clock=clock,
+            exit_after_cycle=exit_after_cycle,
+        )
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+    if outcome.error is not None:
+        error_event = outcome.error
+        _fail(
+            error_event.code,
+            error_event.message,
+            error_event.hint,
+            outcome.exit_code,
+            as_json=as_json,
+        )
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Say what the peer does: exit code 0 while it runs, 3 while it does not."""
+    import dataclasses
+
+    from ares_p2p.clock import SystemClock
+    from ares_peer.settings import chosen_data_dir
+    from ares_peer.statusfile import is_running, load_status
+    from ares_peer.summary import status_rows
+
+    try:
+        folder = chosen_data_dir(data_dir)
+        found = load_status(folder)
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+    if found is None:
+        message = f"no peer has run in {folder} yet"
+        hint = "ares-peer join ares://..."
+        _fail(NotInitialised.code, message, hint, NOT_RUNNING_EXIT_CODE, as_json=as_json)
+    running = is_running(found)
+    if as_json:
+        print(json.dumps({"running": running, **dataclasses.asdict(found)}, indent=2))
+    else:
+        rows = status_rows(found, running=running, now_ms=SystemClock().now_ms())
+        for label, value in rows:
+            print(f"{label:<14}{value}")
+        if not running:
+            print("next: ares-peer join")
+    raise typer.Exit(0 if running else NOT_RUNNING_EXIT_CODE)
+
+
+@app.command()
+def identity(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show who this peer is. The key file is the claim to its credit: keep a copy of it."""
+    from ares_p2p.crypto.keys import load_identity
+    from ares_peer.settings import IDENTITY_FILE, chosen_data_dir
+
+    try:
+        path = chosen_data_dir(data_dir) / IDENTITY_FILE
+        if not path.exists():
+            raise NotInitialised(
+                f"{path} does not exist: no peer has run here yet",
+                hint="ares-peer join ares://... makes it.",
+            )
+        peer_id = load_identity(path).peer_id
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+    if as_json:
+        print(json.dumps({"peer_id": peer_id, "file": str(path)}, indent=2))
+    else:
+        print(f"{peer_id}\n{path}")
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Show the version of this program and of the protocol it speaks."""
+    if as_json:
+        print(json.dumps({"version": __version__, "protocol": PROTOCOL_VERSION}))
+    else:
+        print(f"ares-peer {__version__}, protocol {PROTOCOL_VERSION}")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # `ares-peer ... | head`: the interpreter would complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _view(clock: Clock, *, as_json: bool) -> View:
+    from ares_peer.lines import JsonView, PlainView
+
+    if as_json:
+        return JsonView(sys.stdout.buffer)
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        from rich.console import Console
+
+        from ares_peer.terminal import LiveView
+
+        return LiveView(Console(), clock=clock)
+    return PlainView(sys.stdout, clock=clock)
+
+
+def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
+    else:
+        print(f"error [{code}] {message}", file=sys.stderr)
+        if hint:
+            print(f"next: {hint}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What a cycle needs before the first step: the base, the stack, the examples.
+
+Each thing is looked for where it may already lie, else fetched by its hash, and never used
+before the hash fits. What was fetched stays in the data directory for the next cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ares_p2p.domain import BaseFile, CycleConfig, DatasetManifest
+from ares_p2p.errors import BaseDigestMismatch, DiskFull, HashMismatch, RecordUnavailable
+from ares_p2p.ids import Digest, PeerId, sha256
+from ares_p2p.shards.format import Example, decode_shard
+from ares_p2p.shards.manifest import check_examples, check_manifest, join_chunks
+from ares_p2p.training.base_files import base_files_digest
+from ares_peer.files import write_atomically
+from ares_peer.links import Links
+
+BLOB_TIMEOUT_S = 600.0  # one file of a base; it resumes on the next try
+DISK_MARGIN_BYTES = 256 * 1024**2  # snapshots, contributions and logs of a few rounds
+
+Progress = Callable[[str, int, int], None]  # (what, done bytes, total bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """Everything local and verified."""
+
+    base: Path
+    stack: tuple[Path, ...]
+    examples: tuple[Example, ...]
+
+
+async def gather_materials(
+    links: Links,
+    config: CycleConfig,
+    *,
+    data_dir: Path,
+    base: Path | None,
+    sources: Sequence[PeerId],
+    progress: Progress,
+) -> Materials:
+    """Return the cycle's materials, fetching what is missing.
+
+    Args:
+        base: the folder the volunteer named, None to keep it in the data directory.
+        sources: peers that may serve blobs.
+    Raises: BaseDigestMismatch: `base` holds another model. BlobUnavailable, RecordUnavailable.
+        DiskFull. PeerFault: a signed manifest with impossible content.
+    """
+    if base is None:
+        base = data_dir / "bases" / config.base.sha256.hex()[:16]
+        await _fetch_files(
+            links, base, config.base.files, what="base", sources=sources, progress=progress
+        )
+    await asyncio.to_thread(_check_base, base, config)
+    stack = []
+    for adapter in config.stack:
+        folder = data_dir / "adapters" / adapter.sha256.hex()[:16]
+        await _fetch_files(
+            links, folder, adapter.files, what="adapter", sources=sources, progress=progress
+        )
+        stack.append(folder)
+    examples = await _fetch_examples(links, config, folder=data_dir / "shards", progress=progress)
+    return Materials(base, tuple(stack), examples)
+
+
+def _check_base(folder: Path, config: CycleConfig) -> None:
+    found = base_files_digest(folder)
+    if found.digest_sha256 == config.base.sha256:
+        return
+    signed = {file.name: file.sha256 for file in config.base.files}
+    here = {file.name: file.sha256 for file in found.files}
+    differing = sorted(n for n in signed.keys() | here.keys() if signed.get(n) != here.get(n))
+    raise BaseDigestMismatch(
+        f"{folder} is not the cycle's base {config.base.name!r}: {', '.join(differing[:4])} differ"
+    )
+
+
+async def _fetch_files(
+    links: Links,
+    folder: Path,
+    files: Sequence[BaseFile],
+    *,
+    what: str,
+    sources: Sequence[PeerId],
+    progress: Progress,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [file for file in files if not _is_there(folder / _plain(file.name), file)]
+    total, done = sum(file.size_bytes for file in files), 0
+    wanted = sum(file.size_bytes for file in missing)
+    free = shutil.disk_usage(folder).free
+    if missing and free < wanted + DISK_MARGIN_BYTES:
+        raise DiskFull(
+            f"the {what} needs {wanted / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB free"
+        )
+    for file in files:
+        if file in missing:
+            path = await links.blobs.fetch(
+                file.blob_id,
+                sources=sources,
+                max_bytes=file.size_bytes,
+                timeout_s=BLOB_TIMEOUT_S,
+                progress=lambda now, _all, before=done: progress(what, before + now, total),
+            )
+            partial = folder / f".{file.name}.part"
+            await asyncio.to_thread(shutil.copyfile, path, partial)
+            if not await asyncio.to_thread(_is_there, partial, file):
+                raise HashMismatch(f"{file.name} of the {what} is not the signed file")
+            os.replace(partial, folder / _plain(file.name))
+        done += file.size_bytes
+        progress(what, done, total)
+
+
+def _plain(name: str) -> str:
+    """Return `name` if it is a mere file name.
+
+    Raises: HashMismatch: a path that would lead out of the folder.
+    """
+    if name != Path(name).name or name.startswith("."):
+        raise HashMismatch(f"{name!r} is no plain file name")
+    return name
+
+
+def _is_there(path: Path, file: BaseFile) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return False
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest() == file.sha256
+
+
+async def _fetch_examples(
+    links: Links, config: CycleConfig, *, folder: Path, progress: Progress
+) -> tuple[Example, ...]:
+    found = await links.records.fetch(DatasetManifest, cycle=config.header.cycle)
+    if found is None:
+        raise RecordUnavailable(f"the dataset of cycle {config.header.cycle} is not in the DHT")
+    if found.envelope.payload_sha256 != config.dataset_sha256:
+        raise HashMismatch("the dataset record is not the one the cycle was signed with")
+    content = found.payload.content
+    check_manifest(content)
+    total = sum(ref.compressed_size_bytes for ref in content.shards)
+    if total > config.limits.max_dataset_bytes:
+        raise DiskFull(f"a dataset of {total} bytes, {config.limits.max_dataset_bytes} allowed")
+    done, rows = 0, []
+    for ref in content.shards:
+        chunks = []
+        for digest in ref.chunk_sha256:
+            chunks.append(await _chunk(links, digest, folder=folder))
+            done += len(chunks[-1])
+            progress("dataset", done, total)
+        data = join_chunks(chunks, ref)
+        rows += decode_shard(data, content_sha256=ref.content_sha256)
+    check_examples(content, rows)
+    return tuple(rows)
+
+
+async def _chunk(links: Links, digest: Digest, *, folder: Path) -> bytes:
+    """Return a chunk from the disk or the DHT, and keep it in the DHT from now on."""
+    path = folder / f"{digest.hex()}.chunk"
+    data = path.read_bytes() if path.is_file() else b""
+    if sha256(data) != digest:
+        data = await links.records.fetch_chunk(digest)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    links.records.keep_chunk(data)
+    return data

@@ -1,0 +1,199 @@
+"""The process that trains: it owns the DHT node, the device and the training loop.
+
+The supervisor starts it as `python -m ares_peer.trainer`, writes the settings to its stdin and
+reads events from its stdout. SIGINT or SIGTERM finish the running round. The order of the start
+matters: tie our life to the supervisor's, start the node (it forks) before torch makes threads,
+and only then load the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ares_p2p.clock import SystemClock
+from ares_p2p.domain import CycleConfig
+from ares_p2p.errors import AresError, InternalFault, InviteWrongNetwork
+from ares_p2p.logs import configure_logging
+from ares_peer.events import (
+    ErrorRaised,
+    Event,
+    EventWriter,
+    FirstAccepted,
+    IdentityKnown,
+    Phase,
+    PhaseChanged,
+    RoundDone,
+    claim_stdout,
+)
+from ares_peer.processes import die_with_parent
+from ares_peer.settings import IDENTITY_FILE, TrainerSettings
+
+
+def main() -> int:
+    """Run one trainer; return its exit code."""
+    die_with_parent()
+    started_s = time.monotonic()
+    writer = EventWriter(claim_stdout())
+    configure_logging()
+    try:
+        settings = TrainerSettings.from_json_line(sys.stdin.readline())
+        return _run(settings, emit=_noting_first(writer.emit, started_s=started_s))
+    except AresError as fault:
+        writer.emit(ErrorRaised(fault.code, fault.message, fault.hint, fatal=True))
+        return fault.exit_code
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        writer.emit(
+            ErrorRaised(
+                InternalFault.code,
+                f"{type(error).__name__}: {error}",
+                InternalFault.default_hint,
+                fatal=True,
+            )
+        )
+        return InternalFault.exit_code
+
+
+def _noting_first(emit: Callable[[Event], None], *, started_s: float) -> Callable[[Event], None]:
+    """Return an emitter that adds the seconds to the first accepted contribution."""
+    noted = False
+
+    def emit_and_note(event: Event) -> None:
+        nonlocal noted
+        emit(event)
+        accepted = isinstance(event, RoundDone) and event.status in ("accepted", "clipped")
+        if accepted and not noted:
+            noted = True
+            emit(FirstAccepted(time.monotonic() - started_s))
+
+    return emit_and_note
+
+
+def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
+    emit(PhaseChanged(Phase.STARTING))
+    from ares_p2p.crypto.keys import load_or_create_identity
+    from ares_p2p.network.invite import Invite, resolve_invite
+    from ares_p2p.network.node import NetworkRef, Node
+
+    key_file = settings.data_dir / IDENTITY_FILE
+    identity = load_or_create_identity(key_file)
+    invite: Invite = asyncio.run(resolve_invite(settings.invite))
+    _check_same_network(settings.data_dir, invite.network_id)
+    emit(PhaseChanged(Phase.CONNECTING, f"joining {invite.name}"))
+    node = Node.start(
+        identity_path=key_file,
+        network=NetworkRef(invite.network_id, invite.coordinator),
+        host_addresses=(f"/ip4/{settings.host}/tcp/{settings.port}",),
+        announce_addresses=settings.announce,
+        initial_peers=invite.addresses,
+        role="peer",
+    )
+    try:
+        emit(
+            IdentityKnown(identity.peer_id, invite.name, settings.name or "", tuple(node.addresses))
+        )
+        return asyncio.run(_live(settings, node, identity, invite, emit))
+    finally:
+        emit(PhaseChanged(Phase.STOPPED))
+        node.shutdown()
+
+
+def _check_same_network(data_dir: Path, network_id: str) -> None:
+    """Refuse to mix two networks in one data directory.
+
+    Raises: InviteWrongNetwork.
+    """
+    marker = data_dir / "network"
+    if not marker.exists():
+        marker.write_text(network_id, encoding="ascii")
+    known = marker.read_text(encoding="ascii").strip()
+    if known != network_id:
+        raise InviteWrongNetwork(
+            f"{data_dir} belongs to network {known}, the invite is for {network_id}"
+        )
+
+
+async def _live(settings, node, identity, invite, emit) -> int:  # type: ignore[no-untyped-def]
+    from ares_peer.links import Links
+    from ares_peer.materials import Materials
+    from ares_peer.session import Session
+
+    await node.open(settings.data_dir / "blobs")
+    device = _device(settings)
+    links = Links(
+        identity=identity,
+        network_id=invite.network_id,
+        coordinator=invite.coordinator,
+        records=node.records,
+        blobs=node.blobs,
+        control=node.control,
+        clock=SystemClock(),
+    )
+
+    def load_rig(config: CycleConfig, materials: Materials):  # type: ignore[no-untyped-def]
+        from ares_p2p.training.rig import TrainingRig
+
+        return TrainingRig.load(
+            config,
+            base=materials.base,
+            stack=materials.stack,
+            examples=materials.examples,
+            device=device,
+        )
+
+    session = Session(
+        links,
+        data_dir=settings.data_dir,
+        base=settings.base,
+        device=device,
+        profile=_profile(device),
+        load_rig=load_rig,
+        emit=emit,
+        exit_after_cycle=settings.exit_after_cycle,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, session.finish)
+    try:
+        await session.run()
+    finally:
+        await node.close()
+    return 0
+
+
+def _device(settings: TrainerSettings) -> str:
+    """Return "cuda" or "cpu", and set torch's threads."""
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _profile(device: str) -> str:
+    """Return what an auditor must match to compare numbers: device class and library versions."""
+    import bitsandbytes
+    import torch
+
+    capability = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
+    return f"{device}/{capability}/torch-{torch.__version__}/bnb-{bitsandbytes.__version__}"
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # torch's and hivemind's helper threads must not hold the process up
