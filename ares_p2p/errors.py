@@ -321,6 +321,38 @@ class NormClipped(PeerFault):
     code = "ARES-E073"
 
 
+class RequestRefused(PeerFault):
+    """A request to the API that its server's own checks refuse: too large, or not HTTP."""
+
+    code = "ARES-E080"
+
+
+class BadParameter(RequestRefused):
+    """A parameter of a request is missing, unreadable, or out of its range."""
+
+    code = "ARES-E081"
+
+
+class UnknownPath(RequestRefused):
+    """There is nothing at this address of the API."""
+
+    code = "ARES-E082"
+    default_hint = "Check the path; `/api/ares/status` is a good start."
+
+
+class MethodRefused(RequestRefused):
+    """The address exists, but not with this method."""
+
+    code = "ARES-E083"
+
+
+class UnknownWorker(RequestRefused):
+    """Nobody with this id ever took part."""
+
+    code = "ARES-E084"
+    default_hint = "A worker appears with its first commit; `ares-peer status` prints its id."
+
+
 # --- InternalFault: ours ----------------------------------------------------------------------
 
 
@@ -344,11 +376,12 @@ class StoreFault(InternalFault):
 
 
 def all_errors() -> list[type[AresError]]:
-    """Return every class of the tree, by code."""
+    """Return every class of the tree that has a code of its own, by code."""
     found: dict[str, type[AresError]] = {}
     pending: list[type[AresError]] = [AresError]
     while pending:
         cls = pending.pop()
-        found[cls.__name__] = cls
+        if "code" in vars(cls):  # a module may refine a fault privately, without a new code
+            found[cls.__name__] = cls
         pending.extend(cls.__subclasses__())
     return sorted(found.values(), key=lambda cls: cls.code)

@@ -41,6 +41,7 @@ import numpy.typing as npt
 from ares_p2p.averaging.vectors import (
     FLOAT32,
     PART_ELEMENTS,
+    SMALL_PART_ELEMENTS,
     Vector,
     VectorLayout,
     VectorSource,
@@ -187,8 +188,10 @@ def combine(
     ]
     total = np.empty(size, dtype=FLOAT32) if out is None else out
     check_vector(total, size=size, what="out")
-    scratch = np.empty(PART_ELEMENTS, dtype=FLOAT32)
-    for part in parts(size):
+    in_memory = all(isinstance(vector, np.ndarray) for vector, _ in used)
+    part_elements = SMALL_PART_ELEMENTS if in_memory else PART_ELEMENTS  # the same bits either way
+    scratch = np.empty(part_elements, dtype=FLOAT32)
+    for part in parts(size, part_elements=part_elements):
         work, target = scratch[: part.stop - part.start], total[part]
         target.fill(0)
         for vector, coefficient in used:

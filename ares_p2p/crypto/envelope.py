@@ -31,8 +31,12 @@ class Envelope:
 
     @property
     def payload_sha256(self) -> Digest:
-        """What other messages refer to: sha256 over PAE(payload_type, payload)."""
-        return sha256(pre_authentication_encoding(self.payload_type, self.payload))
+        """What other messages refer to: sha256 over the key and PAE(payload_type, payload).
+
+        The key is in it, so that nobody can sign another one's payload and own its digest.
+        """
+        encoded = pre_authentication_encoding(self.payload_type, self.payload)
+        return sha256(self.public_key, encoded)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:

@@ -30,7 +30,12 @@ def parse_listen_address(address: str) -> ListenAddress:
     Raises: ConfigFault: anything else.
     """
     parts = address.split("/")
-    if len(parts) < 5 or parts[0] or parts[1] not in ("ip4", "ip6") or parts[3] not in ("tcp", "udp"):
+    if (
+        len(parts) < 5
+        or parts[0]
+        or parts[1] not in ("ip4", "ip6")
+        or parts[3] not in ("tcp", "udp")
+    ):
         raise ConfigFault(f"{address!r}: '/ip4/HOST/tcp/PORT' expected")
     try:
         host, port = str(ipaddress.ip_address(parts[2])), int(parts[4])

@@ -45,9 +45,7 @@ class DhtChannel:
         try:
             self._dht.run_in_background(timeout=STARTUP_TIMEOUT_S + 10)
             self._dht._inner_pipe.close()
-            facts: ProcessFacts = self.run_blocking(
-                dht_process.describe, timeout_s=FACTS_TIMEOUT_S
-            )
+            facts: ProcessFacts = self.run_blocking(dht_process.describe, timeout_s=FACTS_TIMEOUT_S)
         except P2PDaemonError as error:
             self.stop()
             raise NodeDied(f"p2pd did not start: {error}") from error

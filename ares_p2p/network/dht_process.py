@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hivemind.p2p import PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 from hivemind.proto import dht_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
+from ares_p2p.network.record_rules import FoundValue
+
 MAX_STORED_RECORDS = 16_384  # of 50 kB: 0.8 GB at the very worst, a few MB in practice
 PING_TIMEOUT_S = 5.0
-
-PlainValue = tuple[bytes, float]  # content, expiration
-FoundValue = PlainValue | dict[str, PlainValue] | None
+_NO_ANSWER = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ async def _greet(node: Any, peer: PeerID, addresses: Sequence[str]) -> Greeting:
         stub = node.protocol.get_stub(peer)
         reply = await stub.rpc_ping(dht_pb2.PingRequest(), timeout=PING_TIMEOUT_S)
         received_s = time.time()
-    except Exception:  # whatever goes wrong with a stranger: it did not answer
+    except _NO_ANSWER:
         return Greeting(peer.to_base58(), None)
     return Greeting(peer.to_base58(), reply.dht_time - (sent_s + received_s) / 2)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ import hivemind.dht.dht
 import hivemind.dht.protocol
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2P
+from hivemind.utils.mpfuture import SharedBytes
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from ares_p2p.network.processes import die_with_parent
 
+MAX_STREAM_MESSAGE_BYTES = 4 * 1024 * 1024 + 65_536  # hivemind's own bound for unary calls
+_MARK = "_ares_fixes_applied"
 _LAUNCHER = Path(__file__).with_name("p2pd_launcher.py")
 
 
@@ -34,25 +38,25 @@ _LAUNCHER = Path(__file__).with_name("p2pd_launcher.py")
 class StartOptions:
     """What the next DHT of this process is started with; a fork inherits it."""
 
-    relay_service: bool = False
+    relay_service: bool = False  # carry other peers' traffic
     socket_folder: Path | None = None
 
 
 options = StartOptions()
-_applied = False
 
 
 def apply() -> None:
     """Apply every mend; calling it again does nothing."""
-    global _applied
-    if _applied:
+    if getattr(hivemind.dht.dht.DHT, _MARK, False):
         return
-    _applied = True
+    setattr(hivemind.dht.dht.DHT, _MARK, True)
     fix_nonblocking_pipes()
     fix_orphaned_dht()
     fix_orphaned_p2pd_and_open_relay()
     fix_endless_dictionaries()
+    fix_unbounded_messages()
     os.environ.setdefault("HIVEMIND_SHM_BUFFER_SIZE", "4096")  # 16: a segment every 16 DHT calls
+    start_shared_memory()
 
 
 def blocking_reader_loop(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Any:
@@ -109,10 +113,23 @@ def fix_orphaned_p2pd_and_open_relay() -> None:
 
     def make_tied_arguments(*args: Any, **kwargs: Any) -> list[str]:
         arguments = make_arguments(*args, relayService=options.relay_service, **kwargs)
-        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
-        return launcher + arguments
+        return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *arguments]
 
     P2P._make_process_args = staticmethod(make_tied_arguments)
+
+
+def start_shared_memory() -> None:
+    """Ctrl-C in the first second leaves a process that spins for ever.
+
+    hivemind's futures live in shared memory, for which torch starts a helper process; the
+    terminal's SIGINT kills it too, and torch waits for it without end. A helper that starts
+    while SIGINT is blocked never gets one. Goes when torch starts it in a session of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SharedBytes.next()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _honest_dictionary(found: Any) -> Any:
@@ -145,3 +162,19 @@ def fix_endless_dictionaries() -> None:
         return {key: (_honest_dictionary(value), near) for key, (value, near) in found.items()}
 
     protocol.call_find = call_find_honestly
+
+
+def fix_unbounded_messages() -> None:
+    """A peer that announces a huge message in a stream makes its receiver buffer all it sends.
+
+    Goes when hivemind bounds `P2P.receive_raw_data`.
+    """
+
+    async def receive_bounded(reader: asyncio.StreamReader) -> bytes:
+        header = await reader.readexactly(P2P.HEADER_LEN)
+        size = int.from_bytes(header, P2P.BYTEORDER)
+        if size > MAX_STREAM_MESSAGE_BYTES:
+            raise ValueError(f"message of {size} bytes, at most {MAX_STREAM_MESSAGE_BYTES}")
+        return await reader.readexactly(size)
+
+    P2P.receive_raw_data = staticmethod(receive_bounded)

@@ -29,10 +29,19 @@ from ares_p2p.errors import BootstrapAway, ClockSkewed, InternalFault, NodeDied,
 from ares_p2p.ids import PeerId
 from ares_p2p.network import dht_process, hivemind_fixes
 from ares_p2p.network.addresses import check_ports_free, is_loopback_only
+from ares_p2p.network.blob_serve import ServeLimits
+from ares_p2p.network.blob_store import BlobStore
+from ares_p2p.network.blobs import Blobs
+from ares_p2p.network.blobs_hivemind import HivemindBlobs
+from ares_p2p.network.control import Control
+from ares_p2p.network.control_hivemind import HivemindControl
+from ares_p2p.network.death_watch import DeathWatch
 from ares_p2p.network.dht_channel import SHUTDOWN_TIMEOUT_S, STARTUP_TIMEOUT_S, DhtChannel
 from ares_p2p.network.dht_process import Greeting, ProcessFacts
 from ares_p2p.network.invite import NetworkRef
 from ares_p2p.network.processes import SocketFolder, check_main_thread
+from ares_p2p.network.records import Records
+from ares_p2p.network.records_hivemind import HivemindRecords
 from ares_p2p.network.validator import AresRecordValidator
 
 CALL_TIMEOUT_S = 15.0
@@ -63,9 +72,11 @@ class Node:
         self._channel = channel
         self._folder = folder
         self._facts = facts
-        self._death: asyncio.Future[str] | None = None
+        self._watch = DeathWatch()
         self._p2p: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._records: HivemindRecords | None = None
+        self._control: HivemindControl | None = None
+        self._blobs: HivemindBlobs | None = None
         self._rejoin: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -178,69 +189,76 @@ class Node:
 
     @property
     def p2p(self) -> Any:
-        """hivemind's P2P client of this process; only after `open`."""
-        if self._p2p is None:
-            raise InternalFault("the node is not open")
-        return self._p2p
+        """The P2P client of this process; only after `open`."""
+        return _opened(self._p2p)
 
     def is_alive(self) -> bool:
         """Whether the DHT process and p2pd run."""
         return not self._closed and self._channel.is_alive()
 
+    @property
+    def records(self) -> Records:
+        """Signed records and chunks in the DHT; only after `open`."""
+        return _opened(self._records)
+
+    @property
+    def control(self) -> Control:
+        """Messages to the coordinator; only after `open`."""
+        return _opened(self._control)
+
+    @property
+    def blobs(self) -> Blobs:
+        """Blobs between peers; only after `open` with a folder."""
+        return _opened(self._blobs)
+
     # --- open, call, close ---------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Attach to the running event loop: P2P client, death watch, rejoining.
+    async def open(
+        self, blobs: Path | BlobStore | None = None, *, serve_limits: ServeLimits | None = None
+    ) -> None:
+        """Attach to the running event loop: P2P client, death watch, services, rejoining.
 
+        Args:
+            blobs: the folder or store to serve from and fetch to; None: no blobs.
+            serve_limits: what others may take.
         Raises: NodeDied.
         """
-        self._loop = asyncio.get_running_loop()
-        self._death = self._loop.create_future()
-        self._loop.add_reader(self._channel.sentinel, self._on_death, "the DHT process ended")
+        self._watch.begin(self._channel.sentinel)
         P2P._UNIX_SOCKET_PREFIX = f"/unix{self._folder.path}/"
         address = Multiaddr(self._facts.control_address)
         try:
             self._p2p = await self.call(P2P.replicate(address), timeout_s=CALL_TIMEOUT_S)
+            self._p2p._client.control._read_task.add_done_callback(
+                lambda _task: self._watch.note("p2pd ended")
+            )
+            control = HivemindControl(self)
+            await self.call(control.open(), timeout_s=CALL_TIMEOUT_S)
+            if blobs is not None:
+                store = BlobStore(blobs) if isinstance(blobs, Path) else blobs
+                exchange = HivemindBlobs(self, store, serve_limits or ServeLimits())
+                await self.call(exchange.open(), timeout_s=CALL_TIMEOUT_S)
+                self._blobs = exchange
         except (OSError, P2PDaemonError) as error:
             raise NodeDied("p2pd does not answer") from error
-        self._p2p._client.control._read_task.add_done_callback(
-            lambda _task: self._on_death("p2pd ended")
-        )
+        self._control = control
+        self._records = HivemindRecords(self)
         if self.initial_peers:
             self._rejoin = asyncio.create_task(self._rejoin_forever(), name="ares-rejoin")
 
-    def _on_death(self, reason: str) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._channel.sentinel)
-        if self._death is not None and not self._death.done():
-            self._death.set_result(reason)
-
     async def wait_for_death(self) -> str:
         """Return why this node cannot go on, once the DHT process or p2pd has ended."""
-        if self._death is None:
-            raise InternalFault("the node is not open")
-        return await asyncio.shield(self._death)
+        return await self._watch.wait()
+
+    def check_alive(self) -> None:
+        """Refuse to go on with a dead node.
+
+        Raises: NodeDied.
+        """
+        self._watch.check_alive()
 
     async def call(self, awaitable: Awaitable[T], *, timeout_s: float) -> T:
-        """Return what `awaitable` gives, in time and as long as the node lives.
-
-        Raises: RpcTimeout, NodeDied, and what the awaitable raises.
-        """
-        if self._death is None:
-            raise InternalFault("the node is not open")
-        task = asyncio.ensure_future(awaitable)
-        try:
-            await asyncio.wait(
-                {task, self._death}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if task.done():
-                return task.result()
-            if self._death.done():
-                raise NodeDied(f"{self._death.result()}; restart to go on")
-            raise RpcTimeout(f"no answer within {timeout_s:g} s")
-        finally:
-            if not task.done():
-                task.cancel()
+        """See `DeathWatch.call`."""
+        return await self._watch.call(awaitable, timeout_s=timeout_s)
 
     async def run_in_dht(self, coroutine: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """Return what a function of `dht_process` gives, run in the DHT process.
@@ -273,12 +291,12 @@ class Node:
         if self._rejoin is not None:
             self._rejoin.cancel()
             await asyncio.wait({self._rejoin})
+        if self._records is not None:
+            await self._records.close()
+        self._watch.end()
         if self._p2p is not None:
             p2p, self._p2p = self._p2p, None
             await p2p.shutdown()
-        if self._loop is not None:
-            self._loop.remove_reader(self._channel.sentinel)
-            self._loop = None
         await asyncio.to_thread(self.shutdown)
 
     def shutdown(self) -> None:
@@ -290,9 +308,13 @@ class Node:
         self._folder.remove()
 
 
-def check_greetings(
-    greetings: Sequence[Greeting], *, need_peers: bool, max_skew_s: float
-) -> None:
+def _opened(service: T | None) -> T:
+    if service is None:
+        raise InternalFault("the node is not open, or was opened without this service")
+    return service
+
+
+def check_greetings(greetings: Sequence[Greeting], *, need_peers: bool, max_skew_s: float) -> None:
     """Refuse to go on when nobody answered, or when the clocks of all who did disagree with ours.
 
     Raises: BootstrapAway, ClockSkewed.
@@ -308,4 +330,3 @@ def check_greetings(
             f"this machine's clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} "
             f"the network's; at most {max_skew_s:g} s are tolerated"
         )
-

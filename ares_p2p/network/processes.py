@@ -12,7 +12,6 @@ the *thread* that forked ends, and a pool's thread may end at any time.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
@@ -27,11 +26,11 @@ from types import FrameType
 import psutil
 
 from ares_p2p.errors import InternalFault
+from ares_p2p.processes import signal_on_parent_death
 
 SOCKET_FOLDER_PREFIX = "ares-net-"
 MAX_SOCKET_FOLDER_CHARS = 64  # the kernel allows 107 for a socket's whole path
 UNLOCKED_GRACE_S = 60.0  # a folder this young may belong to a node that is about to lock it
-_PR_SET_PDEATHSIG = 1
 
 
 def check_main_thread() -> None:
@@ -45,7 +44,7 @@ def check_main_thread() -> None:
 
 def _socket_root() -> Path:
     root = Path(tempfile.gettempdir())
-    return root if len(str(root)) <= MAX_SOCKET_FOLDER_CHARS - 30 else Path("/tmp")
+    return root if len(str(root)) <= MAX_SOCKET_FOLDER_CHARS - 30 else Path("/tmp")  # noqa: S108 (only private folders are made in it)
 
 
 class SocketFolder:
@@ -59,7 +58,9 @@ class SocketFolder:
     def create() -> SocketFolder:
         """Return a new folder, after removing those that dead nodes left behind."""
         remove_stale_folders()
-        path = Path(tempfile.mkdtemp(prefix=f"{SOCKET_FOLDER_PREFIX}{os.getpid()}-", dir=_socket_root()))
+        path = Path(
+            tempfile.mkdtemp(prefix=f"{SOCKET_FOLDER_PREFIX}{os.getpid()}-", dir=_socket_root())
+        )
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return SocketFolder(path, lock)
@@ -116,7 +117,7 @@ def die_with_parent(parent_pid: int, folder: Path | None) -> None:
 
     signal.signal(signal.SIGTERM, leave)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        signal_on_parent_death(signal.SIGTERM)
         if os.getppid() != parent_pid:
             leave(signal.SIGTERM, None)
 

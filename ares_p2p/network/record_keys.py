@@ -106,7 +106,12 @@ def bucket_of(peer: PeerId, buckets: int) -> int:
 
 
 def key_of_kind(
-    cls: type[Payload], *, network_id: str, cycle: int = 0, round: int = 0, bucket: int = 0
+    cls: type[Payload],
+    *,
+    network_id: str,
+    cycle: int = 0,
+    round: int = 0,  # noqa: A002 (the protocol's word)
+    bucket: int = 0,
 ) -> str:
     """Return the key of a kind; what its scope does not name is ignored."""
     kind = record_kind(cls)

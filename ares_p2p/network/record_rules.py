@@ -9,7 +9,7 @@ A value is one tag byte and a content:
   the value that expires later, so without it anyone could make an old record outlive a new one.
 
 Everything raises a coded PeerFault. What is not refused here: an older `seq` (that needs memory,
-see `validator` and `records`) and expired values (hivemind drops them itself). Pure.
+see `record_guard`) and expired values (hivemind drops them itself). Pure.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ CHUNK_TAG = b"C"
 ENVELOPE_TAG = b"E"
 MAX_VALUE_BYTES = max(MAX_CHUNK_BYTES, MAX_ENVELOPE_BYTES) + 256  # tag, lease, field headers
 MAX_SKEW_S = 30.0  # ten times hivemind's own tolerance between clocks
+
+PlainValue = tuple[bytes, float]  # a value without hivemind's wrapping, and its expiration
+FoundValue = PlainValue | dict[str, PlainValue] | None  # plain, dictionary of subkeys, nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,24 @@ class ReplayComparison:
 class AuditThresholds:
     """Bounds of the verdicts, to be calibrated per optimizer, codec and hardware profile.
 
-    The defaults come from the table in PROTOCOL (20 AdamW steps, small model, 2 to 4 bits): honest
-    pairs across type, kernel and instruction set dropped at most 0.0009 in cosine and 0.146 in rho;
-    skipping a quarter of the steps dropped 0.016 or more, with rho 0.33 at 2 and 3 bits.
-    Skipping one or two steps of twenty lies in between: void, or below what can be seen.
+    Measured with the network's own optimizer (RMSProp fresh every round, lr 0.003, 10 steps, the
+    shipped base, LoRA of rank 16) at 2, 3, 4 and 8 bits; ranges over the widths:
+
+                                      rho              cosine drop      norm ratio
+        other rows per pass, threads,
+        attention kernel (float32)    0.000 - 0.005    0.00000          1.000
+        bfloat16 against float32      0.09  - 0.24     0.0037 - 0.0040  1.000 - 1.001
+        1 of 10 steps skipped         0.36  - 0.52     0.062  - 0.066   0.89
+        2 of 10 steps skipped         0.49  - 0.61     0.119  - 0.127   0.80
+        an eighth of the examples
+        left out                      0.56  - 0.68     0.15   - 0.17    0.96
+        4-bit base instead of float32 0.57  - 0.68     0.15   - 0.16    1.01
+        half the steps, twice the lr  1.01  - 1.06     0.44   - 0.47    1.08
+        state of the round before     0.86  - 0.92     0.34   - 0.36    1.03
+        another's examples            1.15  - 1.17     0.67   - 0.72    0.92
+
+    One base, one state, few pairs: measure again for a real network. An AdamW of 20 steps, where
+    one skipped step of 20 cannot be told from honest rounding, is in PROTOCOL's table.
 
     Args:
         pass_cosine_drop: at most this much passes.
@@ -60,12 +74,12 @@ class AuditThresholds:
         fail_rho: more than this fails.
     """
 
-    pass_cosine_drop: float = 0.002
-    fail_cosine_drop: float = 0.010
+    pass_cosine_drop: float = 0.010
+    fail_cosine_drop: float = 0.030
     pass_norm_deviation: float = 0.05
     fail_norm_deviation: float = 0.20
-    pass_rho: float = 0.20
-    fail_rho: float = 0.30
+    pass_rho: float = 0.30
+    fail_rho: float = 0.60
 
 
 def compare_updates(

@@ -64,12 +64,8 @@ def assigned_examples(
             yield permutation[index]
 
 
-def first_example(
-    assignment_key: bytes, *, round_number: int, peer: PeerId, examples: int
-) -> int:
+def first_example(assignment_key: bytes, *, round_number: int, peer: PeerId, examples: int) -> int:
     """Return the first index of the stream: what a Commit must name."""
     return next(
-        assigned_examples(
-            assignment_key, round_number=round_number, peer=peer, examples=examples
-        )
+        assigned_examples(assignment_key, round_number=round_number, peer=peer, examples=examples)
     )

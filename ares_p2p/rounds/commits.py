@@ -4,7 +4,8 @@ A commit enters once, before the deadline, signed by the peer it speaks for, for
 this state, with steps and tokens that the plan allows and the first example that the assignment
 gives. A second, different commit of the same peer is equivocation and is kept as evidence.
 Closed, the book becomes a CommitSet: the envelopes exactly as received, in the order of their
-digests, with the Merkle root over them and the round's revealed seed.
+digests, with the Merkle root over them and the round's revealed seed. What enters is bounded in
+bytes too, because a CommitSet larger than a record could never be published.
 """
 
 from __future__ import annotations
@@ -28,9 +29,27 @@ from ares_p2p.errors import (
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.rounds.assignment import first_example
 from ares_p2p.rounds.seedchain import check_revealed_seed
-from ares_p2p.wire.codec import decode_envelope, encode_envelope, open_envelope
+from ares_p2p.wire.codec import (
+    MAX_ENVELOPE_BYTES,
+    decode_envelope,
+    encode_envelope,
+    open_envelope,
+)
 
 MAX_REFUSALS = 64  # listed per round; more are counted by the coordinator, not published
+MAX_REASON_CHARS = 200
+MAX_COMMITS_BYTES = 44 * 1024  # 110 honest ones of 400; the rest of a record is for the refusals
+_SET_HEAD_BYTES = 1024  # header (512-character network id), root, seed and envelope of a CommitSet
+_ITEM_BYTES = 16  # tags and lengths of a repeated field's item, at most
+
+
+def reason_text(message: str, *, limit: int = MAX_REASON_CHARS) -> str:
+    """Return a fault's message as records can carry it: ASCII, printable, short.
+
+    A message may quote what a stranger sent, and a record with an unprintable text is refused.
+    """
+    plain = message.encode("ascii", "replace").decode("ascii")
+    return "".join(char if char.isprintable() else "?" for char in plain)[:limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +134,30 @@ class CommitBook:
     examples: int
     commits: dict[PeerId, SignedCommit] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    equivocations: dict[PeerId, SignedCommit] = field(default_factory=dict)
+    commits_bytes: int = 0  # of the entered envelopes
 
-    def add(self, envelope: Envelope, *, now_ms: int) -> SignedCommit:
+    def add(self, envelope: Envelope, *, now_ms: int, sender: PeerId | None = None) -> SignedCommit:
         """Enter a commit, or say why not; the same one twice is no fault.
 
-        Raises: PeerFault: the reason; it is listed under the signer when the signature holds.
+        Args:
+            sender: whose connection it came over, when that is known; a refusal is listed under
+                the sender, so that nobody is blamed for what another one replays.
+        Raises: PeerFault: the reason.
         """
-        signed = open_commit(envelope, network_id=self.config.header.network_id)
         try:
+            signed = open_commit(envelope, network_id=self.config.header.network_id)
+        except PeerFault as fault:
+            if sender is not None:
+                self.refuse(sender, fault)
+            raise
+        culprit = signed.peer if sender is None else sender
+        try:
+            if culprit != signed.peer:
+                raise CommitReplayed(f"a commit of {signed.peer}, sent by another peer")
             return self._enter(signed, now_ms=now_ms)
         except PeerFault as fault:
-            self.refuse(signed.peer, fault)
+            self.refuse(culprit, fault)
             raise
 
     def _enter(self, signed: SignedCommit, *, now_ms: int) -> SignedCommit:
@@ -140,12 +172,17 @@ class CommitBook:
         if known is not None and known.sha256 == signed.sha256:
             return known
         if known is not None:
+            self.equivocations.setdefault(signed.peer, signed)
             raise Equivocation("a second, different commit for the same round")
         if now_ms > self.plan.commit_deadline_ms:
             late_s = (now_ms - self.plan.commit_deadline_ms) / 1000
             raise CommitLate(f"{late_s:.1f} s after the deadline")
         if len(self.commits) >= self.config.limits.max_peers_per_round:
             raise RateLimited(f"the round is full ({len(self.commits)} peers)")
+        size_bytes = self.commits_bytes + len(encode_envelope(signed.envelope)) + _ITEM_BYTES
+        if size_bytes > MAX_COMMITS_BYTES:
+            raise RateLimited(f"the round is full ({self.commits_bytes} bytes of commits)")
+        self.commits_bytes = size_bytes
         self.commits[signed.peer] = signed
         return signed
 
@@ -153,22 +190,26 @@ class CommitBook:
         """List a refusal, once per peer and code."""
         known = any(item.peer == peer and item.code == fault.code for item in self.refusals)
         if not known and len(self.refusals) < MAX_REFUSALS:
-            self.refusals.append(Refusal(peer, fault.code, fault.message[:200]))
+            self.refusals.append(Refusal(peer, fault.code, reason_text(fault.message)))
 
     def in_order(self) -> list[SignedCommit]:
         """Return the commits by digest: the order of everything that follows."""
         return sorted(self.commits.values(), key=lambda signed: signed.sha256)
 
     def close(self, *, header: Header, seed: Digest) -> CommitSet:
-        """Return the closed book."""
+        """Return the closed book, with as many refusals, oldest first, as its record can hold."""
         ordered = self.in_order()
+        room, listed = MAX_ENVELOPE_BYTES - _SET_HEAD_BYTES - self.commits_bytes, 0
+        for refusal in self.refusals:
+            room -= 2 * _ITEM_BYTES + len(refusal.peer + refusal.code + refusal.message)
+            listed += room >= 0
         return CommitSet(
             header=header,
             plan_sha256=self.plan_sha256,
             root=tree_root([signed.sha256 for signed in ordered]),
             revealed_seed=seed,
             commits=tuple(encode_envelope(signed.envelope) for signed in ordered),
-            refusals=tuple(self.refusals),
+            refusals=tuple(self.refusals[:listed]),
         )
 
 
@@ -200,7 +241,5 @@ def check_commit_set(
     if len({signed.peer for signed in commits}) != len(commits):
         raise Equivocation("the commit set holds one peer twice")
     for signed in commits:
-        check_commit(
-            signed, plan=plan, plan_sha256=plan_sha256, config=config, examples=examples
-        )
+        check_commit(signed, plan=plan, plan_sha256=plan_sha256, config=config, examples=examples)
     return commits

@@ -52,10 +52,7 @@ def check_manifest(
     Raises: CommitReplayed: of another plan or commit set. HashMismatch: commits left out, added
         or reordered. PayloadMalformed: a coefficient out of range, or one for a refused entry.
     """
-    if (
-        manifest.plan_sha256 != plan_sha256
-        or manifest.commit_set_sha256 != commit_set_sha256
-    ):
+    if manifest.plan_sha256 != plan_sha256 or manifest.commit_set_sha256 != commit_set_sha256:
         raise CommitReplayed("the manifest ends another round")
     listed = [(entry.commit_sha256, entry.peer) for entry in manifest.entries]
     if listed != [(signed.sha256, signed.peer) for signed in commits]:

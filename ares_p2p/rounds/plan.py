@@ -54,9 +54,7 @@ def check_plan(plan: RoundPlan, *, config: CycleConfig, config_sha256: Digest) -
         impossible times or steps. WrongState: round 0 does not start from the cycle's S_0.
     """
     if plan.header.cycle != config.header.cycle or plan.cycle_config_sha256 != config_sha256:
-        raise UnknownRound(
-            f"a plan of cycle {plan.header.cycle}, {config.header.cycle} is running"
-        )
+        raise UnknownRound(f"a plan of cycle {plan.header.cycle}, {config.header.cycle} is running")
     if plan.header.round >= config.rounds:
         raise UnknownRound(f"round {plan.header.round} of a cycle of {config.rounds}")
     in_order = plan.opens_ms < plan.commit_deadline_ms <= plan.serve_deadline_ms

@@ -1,12 +1,12 @@
 """Datasets as bytes: pure, no disk, no network, no torch.
 
-    format.py    Message, Example; canonical JSONL; compressed shards named by their text's hash;
-                 the stable train/eval split; Alpaca and ChatML views
-    manifest.py  which shards a dataset consists of, in chunks small enough for a DHT value
+format.py    Message, Example; canonical JSONL; compressed shards named by their text's hash;
+             the stable train/eval split; Alpaca and ChatML views
+manifest.py  which shards a dataset consists of, in chunks small enough for a DHT value
 """
 
+from ares_p2p.domain import CATEGORIES, DatasetContent, ShardRef
 from ares_p2p.shards.format import (
-    CATEGORIES,
     ROLES,
     Example,
     Message,
@@ -23,8 +23,6 @@ from ares_p2p.shards.format import (
     split_of,
 )
 from ares_p2p.shards.manifest import (
-    DatasetManifest,
-    ShardRef,
     build_dataset_shards,
     build_shard_ref,
     check_chunk,
@@ -37,7 +35,7 @@ from ares_p2p.shards.manifest import (
 __all__ = [
     "CATEGORIES",
     "ROLES",
-    "DatasetManifest",
+    "DatasetContent",
     "Example",
     "Message",
     "Shard",

@@ -1,6 +1,6 @@
 """Examples and shards: the canonical text of a dataset, compressed and addressed by its hash.
 
-A shard is JSONL (sorted keys, compact separators, UTF-8, one `\\n` after every row) under
+A shard is JSONL (sorted keys, compact separators, UTF-8, one newline after every row) under
 zstandard. Its name is the sha256 of the *uncompressed* text, so the name does not depend on a
 compressor's version. A dataset has exactly one canonical text: a shard whose rows are written in
 any other way is refused. Text only, never token ids: peers tokenize for themselves.
@@ -21,19 +21,10 @@ from typing import Final, Literal
 
 import zstandard
 
+from ares_p2p.domain import CATEGORIES
 from ares_p2p.errors import HashMismatch, Oversize, PayloadMalformed
 from ares_p2p.ids import Digest, sha256
 
-CATEGORIES: Final = (
-    "reasoning",
-    "code",
-    "creative",
-    "tool_use",
-    "long_context",
-    "problem_solving",
-    "instruction",
-    "roleplay",
-)
 ROLES: Final = ("system", "user", "assistant", "tool")
 
 MAX_SHARD_CONTENT_BYTES = 64 * 1024**2  # uncompressed; a 16 MB shard of text is about 60 MB
@@ -165,7 +156,7 @@ def _row_of(example: Example) -> dict[str, object]:
 
 
 def encode_row(example: Example) -> bytes:
-    """Return the canonical line of one example, with its `\\n`.
+    """Return the canonical line of one example, with its newline.
 
     Raises: PayloadMalformed, Oversize: see `check_example`; text that is no valid Unicode.
     """
@@ -192,7 +183,7 @@ def _decode_message(value: object) -> Message:
 
 
 def decode_row(line: bytes) -> Example:
-    """Return the example of one line, with or without its `\\n`.
+    """Return the example of one line, with or without its newline.
 
     Raises: PayloadMalformed, Oversize: not a row of the canonical form.
     """

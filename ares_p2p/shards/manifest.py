@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from ares_p2p.domain import CATEGORIES, DatasetContent, ShardRef
 from ares_p2p.errors import HashMismatch, Oversize, PayloadMalformed
 from ares_p2p.ids import DIGEST_BYTES, Digest, sha256
 from ares_p2p.shards.format import (
-    CATEGORIES,
     MAX_EXAMPLES_PER_SHARD,
     Example,
     Shard,
@@ -26,31 +25,6 @@ CHUNK_BYTES = 48 * 1024  # a DHT value: p2pd refuses much larger ones, and 64 Ki
 MAX_SHARD_BYTES = 16 * 1024**2  # compressed; 342 chunk hashes, 11 kB of manifest
 MAX_SHARDS = 256  # 4 GiB of compressed text in one cycle
 SHARD_CONTENT_BYTES = 16 * 1024**2  # where a new shard begins: about 2-4 MB compressed
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRef:
-    """One shard: its name, its size, and the names of its chunks in order."""
-
-    content_sha256: Digest
-    compressed_size_bytes: int
-    examples: int
-    chunk_sha256: tuple[Digest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetManifest:
-    """All shards of a dataset, in order.
-
-    Attributes:
-        category_examples: (category, rows) in the order of `CATEGORIES`, without empty ones.
-        assistant_chars: characters that are trained on.
-    """
-
-    shards: tuple[ShardRef, ...]
-    category_examples: tuple[tuple[str, int], ...]
-    examples: int
-    assistant_chars: int
 
 
 def chunks_of(data: bytes) -> tuple[bytes, ...]:
@@ -111,7 +85,7 @@ def _category_examples(examples: Iterable[Example]) -> tuple[tuple[str, int], ..
 
 def build_dataset_shards(
     examples: Sequence[Example], *, shard_content_bytes: int = SHARD_CONTENT_BYTES
-) -> tuple[DatasetManifest, tuple[Shard, ...]]:
+) -> tuple[DatasetContent, tuple[Shard, ...]]:
     """Return the shards of `examples` and their manifest.
 
     Args:
@@ -120,7 +94,7 @@ def build_dataset_shards(
     Raises: PayloadMalformed: no rows, or a bad one. Oversize: more shards than a manifest holds.
     """
     shards = tuple(encode_shard(batch) for batch in _batches(examples, shard_content_bytes))
-    manifest = DatasetManifest(
+    manifest = DatasetContent(
         shards=tuple(build_shard_ref(shard) for shard in shards),
         category_examples=_category_examples(examples),
         examples=len(examples),
@@ -145,7 +119,7 @@ def _check_shard_ref(ref: ShardRef) -> None:
         raise PayloadMalformed(f"a digest is not {DIGEST_BYTES} bytes long")
 
 
-def check_manifest(manifest: DatasetManifest) -> None:
+def check_manifest(manifest: DatasetContent) -> None:
     """Check a manifest's bounds and that its numbers agree with each other.
 
     Raises: PayloadMalformed: numbers that disagree. Oversize: more than the bounds allow.
@@ -173,7 +147,7 @@ def check_manifest(manifest: DatasetManifest) -> None:
         raise PayloadMalformed("fewer assistant characters than rows")
 
 
-def check_examples(manifest: DatasetManifest, examples: Sequence[Example]) -> None:
+def check_examples(manifest: DatasetContent, examples: Sequence[Example]) -> None:
     """Check that the decoded rows of all shards are what the manifest says.
 
     Raises: PayloadMalformed: a count differs.

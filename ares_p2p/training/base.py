@@ -91,9 +91,7 @@ def load_base(
     model.config.use_cache = False
     _silence_dropout(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        model.activation_checkpointing_enable()
     return model
 
 

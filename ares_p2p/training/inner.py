@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,6 +174,8 @@ class _RmsProp:
         self._squares = [torch.zeros_like(parameter) for parameter in parameters]
         self._config = config
         self._step = 0
+        for parameter in parameters:
+            parameter.grad = None  # a run that ended with an error may have left some
 
     @torch.no_grad()
     def step(self) -> None:
@@ -198,6 +201,8 @@ class _RmsProp:
         if not self._config.max_grad_norm:
             return None
         norms = [p.grad.norm() for p in self._parameters if p.grad is not None]
+        if not norms:  # a step without a token to learn
+            return None
         norm = torch.stack(norms).norm()
         return torch.clamp(self._config.max_grad_norm / (norm + 1e-6), max=1.0)
 
@@ -227,12 +232,16 @@ def _backward(model: PeftModel, batch: Batch, *, rows_per_pass: int | None) -> f
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """Ask torch for deterministic kernels, where it has them, for the length of a run."""
+    settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False  # a debugging aid that costs time
     try:
         yield
     finally:
+        settings.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 

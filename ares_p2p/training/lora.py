@@ -6,7 +6,9 @@ frozen and active below it, under `stack0`, `stack1` ..., and their contribution
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,8 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path]
         ConfigFault, ShapeMismatch: an earlier adapter that is unreadable or of another model.
     """
     try:
-        wrapped = get_peft_model(model, _peft_config(spec), adapter_name=ADAPTER)
+        with _peft_on_transformers_5():
+            wrapped = get_peft_model(model, _peft_config(spec), adapter_name=ADAPTER)
     except ValueError as error:
         raise BaseUnsupported(f"LoRA on {', '.join(spec.targets)}: {error}") from error
     if not isinstance(wrapped, PeftModel):
@@ -48,7 +51,8 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path]
     for number, folder in enumerate(stack):
         earlier_spec, earlier_layout, vector = load_adapter(folder)
         names.append(f"stack{number}")
-        wrapped.add_adapter(names[-1], _peft_config(earlier_spec))
+        with _peft_on_transformers_5():
+            wrapped.add_adapter(names[-1], _peft_config(earlier_spec))
         write_parameters(wrapped, earlier_layout, vector, adapter=names[-1])
     if names:
         tuner = wrapped.base_model
@@ -57,9 +61,6 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path]
         tuner.set_adapter([*names, ADAPTER])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{ADAPTER}." in name)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        # a checkpointed block has a gradient only if something that enters it asks for one
-        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     wrapped.eval()
     return wrapped
 
@@ -105,6 +106,14 @@ def read_parameters(model: PeftModel, layout: Layout) -> Vector:
     for parameter, view in zip(parameters, layout.split(vector).values(), strict=True):
         view[...] = parameter.detach().cpu().numpy()
     return vector
+
+
+@contextmanager
+def _peft_on_transformers_5() -> Iterator[None]:
+    """Silence a deprecation that concerns PEFT 0.21 itself: it asks for a renamed attribute."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _peft_config(spec: LoraSpec) -> LoraConfig:

@@ -161,11 +161,12 @@ def load_adapter(folder: Path) -> tuple[LoraSpec, Layout, Vector]:
     Returns: spec, layout, vector (layout.size,).
     Raises: ConfigFault: files missing, unreadable, not plain float32 LoRA. NonFinite.
     """
+    settings = folder / "adapter_config.json"
     try:
-        raw = (folder / "adapter_config.json").read_bytes()
-        config = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
+        small = settings.stat().st_size <= MAX_CONFIG_BYTES
+        config = json.loads(settings.read_bytes()) if small else None
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ConfigFault(f"{folder} holds no readable adapter: {error}") from error
     spec = _spec_of(config, folder=folder)
     if not tensors or any(tensor.dtype != FLOAT32 for tensor in tensors.values()):

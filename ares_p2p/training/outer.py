@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ares_p2p.averaging.vectors import PART_ELEMENTS, Vector, check_vector, parts
+from ares_p2p.averaging.vectors import SMALL_PART_ELEMENTS, Vector, check_vector, parts
 
 
 def pseudo_gradient(start: Vector, end: Vector) -> Vector:
@@ -48,8 +48,8 @@ def outer_step_(theta: Vector, mu: Vector, u: Vector, *, lr: float, momentum: fl
     for what, vector in (("theta", theta), ("mu", mu), ("u", u)):
         check_vector(vector, size=theta.size, what=what)
     rate, keep = np.float32(lr), np.float32(momentum)
-    step = np.empty(min(theta.size, PART_ELEMENTS), dtype=np.float32)
-    for part in parts(theta.size):
+    step = np.empty(SMALL_PART_ELEMENTS, dtype=np.float32)
+    for part in parts(theta.size, part_elements=SMALL_PART_ELEMENTS):
         work = step[: part.stop - part.start]
         mu_part, u_part, theta_part = mu[part], u[part], theta[part]
         np.multiply(mu_part, keep, out=mu_part)

@@ -36,9 +36,7 @@ def open_contribution(
 
     Raises: PeerFault: truncated, oversize, non-finite, or of another layout or codec.
     """
-    return open_encoded(
-        data, layout=layout, bits=training.codec_bits, block=training.codec_block
-    )
+    return open_encoded(data, layout=layout, bits=training.codec_bits, block=training.codec_block)
 
 
 def decode_contribution(

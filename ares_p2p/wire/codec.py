@@ -32,7 +32,7 @@ MAX_TEXT_CHARS = 512
 MAX_ITEMS = 1024  # of any repeated field
 MAX_INT = 2**53 - 1  # exact in every language that may read it
 MAX_NESTED_BYTES = 4096  # an envelope inside a CommitSet
-MAX_COMMIT_BYTES = 1024  # about 3x an honest one; a fat commit would keep a round from closing
+MAX_COMMIT_BYTES = 1024  # 4x an honest one; fat commits would keep a round from closing
 
 P = TypeVar("P", bound=Payload)
 
@@ -57,7 +57,7 @@ def kind_of(payload: Payload | type[Payload]) -> str:
     return _KIND_OF[payload if isinstance(payload, type) else type(payload)]
 
 
-def _check_size(data: bytes, cls: type[Payload]) -> None:
+def _check_size(data: bytes, cls: type) -> None:
     bound = MAX_COMMIT_BYTES if cls is domain.Commit else MAX_ENVELOPE_BYTES
     if len(data) > bound:
         raise Oversize(f"{cls.__name__} of {len(data)} bytes, at most {bound}")

@@ -1,8 +1,8 @@
 """Places where a test may kill this process, to see that it comes back.
 
 `ARES_FAILPOINT=<name>` in the environment ends the process with SIGKILL the first time the named
-place is reached. Names are the phases of a cycle, and `round-N` after round N is finished.
-Nothing is installed, and nothing slows down, when the variable is not set.
+place is reached. Names are `<phase>` (it begins), `<phase>-end` (its work is done, nothing of it is
+recorded yet) and `round-N` (round N is stored). Without the variable it is one dictionary look-up.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.crypto.keys import Identity
-from ares_p2p.domain import Header, Payload
+from ares_p2p.domain import CommitAck, Header, Payload
 from ares_p2p.errors import NetworkFault, PeerFault
 from ares_p2p.ids import PeerId
 from ares_p2p.network.records import Records
@@ -62,6 +62,13 @@ class Herald:
             saved_ms=payload.header.issued_ms,
         )
 
+    def receipt(self, envelope: Envelope) -> Envelope:
+        """Return a signed answer to an announcement: nothing follows from it, nothing is stored."""
+        now_ms = self.clock.now_ms()
+        header = Header(self.network_id, 0, 0, now_ms, now_ms)
+        ack = CommitAck(header, envelope.payload_sha256, envelope.signer)
+        return seal(self.identity, ack)
+
     async def publish(self, record: RecordRow) -> None:
         """Put a stored record into the DHT and keep it there; patient while the DHT is away."""
         envelope: Envelope = decode_envelope(record.envelope)
@@ -88,5 +95,3 @@ class Herald:
         for row in rows:
             await self.publish(row)
         return len(rows)
-
-

@@ -15,7 +15,7 @@ from ares_p2p.errors import (
     PayloadMalformed,
     PeerFault,
 )
-from ares_p2p.rounds.commits import SignedCommit
+from ares_p2p.rounds.commits import SignedCommit, reason_text
 from ares_p2p.rounds.manifest import float32
 from ares_p2p.training.layout import Layout
 
@@ -69,5 +69,5 @@ def judge_contributions(
 def _entry(
     signed: SignedCommit, coefficient: float, status: EntryStatus, code: str, message: str
 ) -> ManifestEntry:
-    text = message[:MAX_MESSAGE_CHARS]
+    text = reason_text(message, limit=MAX_MESSAGE_CHARS)
     return ManifestEntry(signed.sha256, signed.peer, float32(coefficient), status, code, text)

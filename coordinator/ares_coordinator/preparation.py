@@ -138,6 +138,4 @@ def running_cycle(
             hint="Put the old base back, or let the cycle fail and begin another.",
         )
     examples = len(load_rows(files, row.cycle, "train"))
-    return RunningCycle(
-        row, config, record.payload_sha256, layout, examples, settings, files
-    )
+    return RunningCycle(row, config, record.payload_sha256, layout, examples, settings, files)

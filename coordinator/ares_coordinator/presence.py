@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from ares_p2p.domain import PeerStatus
-from ares_p2p.ids import Digest, PeerId
+from ares_p2p.ids import PeerId
 
 PRESENT_FOR_MS = 45_000  # three announcements of a peer
 MAX_REMEMBERED = 4_096
@@ -37,7 +37,7 @@ class Presence:
             if now_ms - seen_ms <= PRESENT_FOR_MS
         }
 
-    def working_on(self, state: Digest, *, now_ms: int) -> set[PeerId]:
-        """Return the present peers whose newest word is that they train from `state`."""
+    def working_on(self, cycle: int, *, now_ms: int) -> set[PeerId]:
+        """Return the present peers that are prepared for a cycle: a round waits for them."""
         found = self.present(now_ms=now_ms)
-        return {peer for peer, status in found.items() if status.state == state}
+        return {peer for peer, status in found.items() if status.header.cycle == cycle}

@@ -12,6 +12,7 @@ everybody else, to decide the coefficients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +23,14 @@ from ares_coordinator.herald import Herald
 from ares_coordinator.judge import Judged, judge_contributions
 from ares_coordinator.ledger.postings import pending_postings
 from ares_coordinator.presence import Presence
-from ares_coordinator.store.rows import CommitRow, ContributionRow, RoundRow, RoundState
+from ares_coordinator.store.rows import (
+    CommitResult,
+    CommitRow,
+    ContributionRow,
+    RecordRow,
+    RoundRow,
+    RoundState,
+)
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.averaging.vectors import VectorSource
 from ares_p2p.clock import Clock
@@ -37,17 +45,17 @@ from ares_p2p.domain import (
     RoundPlan,
 )
 from ares_p2p.errors import (
-    AresError,
     CommitWithoutBlob,
+    Equivocation,
     NetworkFault,
     PayloadMalformed,
     PeerFault,
     UnknownRound,
 )
 from ares_p2p.ids import Digest, PeerId
-from ares_p2p.network.blobs import Blobs
+from ares_p2p.network.blobs import Blobs, fetch_until
 from ares_p2p.network.records import Records
-from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set
+from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set, open_commit
 from ares_p2p.rounds.manifest import build_manifest
 from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan
 from ares_p2p.rounds.seedchain import revealed_seed
@@ -63,7 +71,7 @@ from ares_p2p.wire.codec import (
 
 TICK_S = 0.2
 QUIET_S = 1.0  # a round stays open at least so long, so that late joiners are not shut out
-FETCH_GRACE_S = 10.0  # after a restart, past the plan's own serve deadline
+FETCH_GRACE_MS = 10_000  # after a restart, past the plan's own serve deadline
 
 log = structlog.get_logger(__name__)
 
@@ -83,26 +91,29 @@ class RoundKeeper:
     paused: asyncio.Event  # set while no new round may open
     _book: CommitBook | None = None
     _refused: set[PeerId] = field(default_factory=set)
-    _expected: set[PeerId] = field(default_factory=set)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the open round's commits close; None between rounds."""
+        return None if self._book is None else self._book.plan.commit_deadline_ms
 
     # --- answers to peers ----------------------------------------------------------------------
 
-    async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope | None:
+    async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope:
         """Take a commit or an announcement from a peer.
 
         Raises: PeerFault: why not; its code travels back.
         """
         cls = class_of(envelope)
         if cls is PeerStatus:
-            await self._announced(envelope)
-            return None
+            return await self._announced(envelope)
         if cls is not Commit:
             raise PayloadMalformed(f"a {cls.__name__} is nothing that peers submit")
         async with self._lock:
-            return await self._committed(envelope)
+            return await self._committed(envelope, remote)
 
-    async def _announced(self, envelope: Envelope) -> None:
+    async def _announced(self, envelope: Envelope) -> Envelope:
         status = open_envelope(envelope, PeerStatus, network_id=self.herald.network_id)
         now_ms = self.clock.now_ms()
         self.presence.note(envelope.signer, status, now_ms=now_ms)
@@ -114,35 +125,58 @@ class RoundKeeper:
             gpu=status.device.startswith("cuda"),
             software=status.software,
         )
+        return self.herald.receipt(envelope)
 
-    async def _committed(self, envelope: Envelope) -> Envelope:
+    async def _committed(self, envelope: Envelope, remote: PeerId) -> Envelope:
         book, now_ms = self._book, self.clock.now_ms()
         if book is None:
             raise UnknownRound("no round is open", hint="Wait for the next plan.")
-        place = (self.cycle.number, book.plan.header.round)
+        round_number = book.plan.header.round
         try:
-            signed = book.add(envelope, now_ms=now_ms)
+            signed = book.add(envelope, now_ms=now_ms, sender=remote)
         except PeerFault as fault:
-            await self._refuse(book, envelope, fault)
+            await self._refuse(book, remote, fault)
+            if isinstance(fault, Equivocation):  # the store keeps both envelopes as evidence
+                with contextlib.suppress(Equivocation):
+                    await self._store_commit(
+                        open_commit(envelope, network_id=self.herald.network_id), now_ms=now_ms
+                    )
             raise
-        header = await self.herald.header(CommitAck, cycle=place[0], round_number=place[1])
-        ack = self.herald.signed(
-            CommitAck(header, signed.sha256, signed.peer), peer=signed.peer
+        header = await self.herald.header(
+            CommitAck, cycle=self.cycle.number, round_number=round_number
         )
-        row = CommitRow(signed.sha256, *place, signed.peer, encode_envelope(envelope), now_ms)
-        await self.db.call(self.db.store.add_commit, row, ack=ack)
-        log.info("commit", round=place[1], peer=signed.peer, tokens=signed.commit.tokens)
+        ack = self.herald.signed(CommitAck(header, signed.sha256, signed.peer), peer=signed.peer)
+        if await self._store_commit(signed, now_ms=now_ms, ack=ack) is CommitResult.DUPLICATE:
+            place = (self.cycle.number, round_number, signed.peer)
+            stored = await self.db.call(self.db.store.record, "ack", *place)
+            ack = ack if stored is None else stored
+        log.info("commit", round=round_number, peer=signed.peer, tokens=signed.commit.tokens)
         return decode_envelope(ack.envelope)
 
-    async def _refuse(self, book: CommitBook, envelope: Envelope, fault: PeerFault) -> None:
-        """Count a refusal under whoever signed, if the signature holds; else under nobody."""
-        self._refused.add(envelope.signer)
-        log.info("commit_refused", peer=envelope.signer, code=fault.code, reason=fault.message)
+    async def _store_commit(
+        self, signed: SignedCommit, *, now_ms: int, ack: RecordRow | None = None
+    ) -> CommitResult:
+        header = signed.commit.header
+        row = CommitRow(
+            signed.sha256,
+            header.cycle,
+            header.round,
+            signed.peer,
+            encode_envelope(signed.envelope),
+            now_ms,
+        )
+        return await self.db.call(self.db.store.add_commit, row, ack=ack)
+
+    async def _refuse(self, book: CommitBook, culprit: PeerId, fault: PeerFault) -> None:
+        """Count a refusal under who sent it: a signature may be forged, a connection is not."""
+        if culprit not in book.commits:
+            self._refused.add(culprit)
+        log.info("commit_refused", peer=culprit, code=fault.code, reason=fault.message)
         await self.db.call(
             self.db.store.add_refusal,
             self.cycle.number,
             book.plan.header.round,
-            envelope.signer,
+            culprit,
             code=fault.code,
             message=fault.message,
             now_ms=self.clock.now_ms(),
@@ -237,9 +271,7 @@ class RoundKeeper:
             return
         async with self._lock:  # a commit that is being stored gets in
             self._book = None
-            header = await self.herald.header(
-                CommitSet, cycle=row.cycle, round_number=row.round
-            )
+            header = await self.herald.header(CommitSet, cycle=row.cycle, round_number=row.round)
             seed = revealed_seed(
                 self.cycle.row.secret_seed,
                 rounds=self.cycle.config.rounds,
@@ -262,8 +294,8 @@ class RoundKeeper:
             return True
         if now_ms < book.plan.opens_ms + QUIET_S * 1000 or not book.commits:
             return False
-        working = self.presence.working_on(book.plan.state, now_ms=now_ms)
-        return working | self._expected <= book.commits.keys() | self._refused
+        working = self.presence.working_on(self.cycle.number, now_ms=now_ms)
+        return working <= book.commits.keys() | self._refused
 
     async def _take_from_dht(self, book: CommitBook) -> None:
         """Enter the commits whose senders could not reach us in time but left them in the DHT."""
@@ -278,17 +310,9 @@ class RoundKeeper:
             try:
                 signed = book.add(item.envelope, now_ms=now_ms)
             except PeerFault as fault:
-                await self._refuse(book, item.envelope, fault)
-                continue
-            row = CommitRow(
-                signed.sha256,
-                self.cycle.number,
-                book.plan.header.round,
-                signed.peer,
-                encode_envelope(item.envelope),
-                now_ms,
-            )
-            await self.db.call(self.db.store.add_commit, row)
+                await self._refuse(book, peer, fault)
+            else:
+                await self._store_commit(signed, now_ms=now_ms)
 
     async def _reopen(self, row: RoundRow) -> None:
         """Nobody committed: open the same round again when somebody is there."""
@@ -314,7 +338,7 @@ class RoundKeeper:
             row.round,
             plan_sha256=record.payload_sha256,
             now_ms=plan.opens_ms,
-            record=record,
+            plan=record,
         )
         await self.herald.publish(record)
 
@@ -340,9 +364,7 @@ class RoundKeeper:
         following = await asyncio.to_thread(self._next_state, state, judged)
         size_bytes = self.blobs.store.size(following)
         manifest = build_manifest(
-            header=await self.herald.header(
-                RoundManifest, cycle=row.cycle, round_number=row.round
-            ),
+            header=await self.herald.header(RoundManifest, cycle=row.cycle, round_number=row.round),
             plan_sha256=row.plan_sha256,
             commit_set_sha256=record.payload_sha256,
             entries=[item.entry for item in judged],
@@ -352,13 +374,14 @@ class RoundKeeper:
         )
         await self._store_finished(row, judged, self.herald.signed(manifest), following)
 
-    async def _store_finished(self, row, judged, record, following) -> None:  # type: ignore[no-untyped-def]
+    async def _store_finished(
+        self, row: RoundRow, judged: list[Judged], record: RecordRow, following: Digest
+    ) -> None:
         now_ms = self.clock.now_ms()
         contributions = [_contribution_row(row, item) for item in judged]
         used = [item for item in contributions if item.status is not EntryStatus.REFUSED]
         tokens = sum(item.tokens for item in used)
         mean_loss = sum(item.mean_loss * item.tokens for item in used) / tokens if tokens else None
-        self._expected = {item.peer for item in used}
         await self.db.call(
             self.db.store.finish_round,
             row.cycle,
@@ -389,15 +412,16 @@ class RoundKeeper:
     ) -> VectorSource | PeerFault:
         """Return a checked contribution, or the fault that keeps it out."""
         others = [other.peer for other in commits if other.peer != signed.peer]
-        left_s = (plan.serve_deadline_ms - self.clock.now_ms()) / 1000
+        limit = self.cycle.config.limits.max_blob_bytes
+        grace_ms = self.clock.now_ms() + FETCH_GRACE_MS
         try:
-            path = await self.blobs.fetch(
+            path = await fetch_until(
+                self.blobs,
                 signed.commit.blob_id,
                 sources=[signed.peer, *others],
-                max_bytes=min(
-                    signed.commit.blob_size_bytes, self.cycle.config.limits.max_blob_bytes
-                ),
-                timeout_s=max(FETCH_GRACE_S, left_s),
+                max_bytes=min(signed.commit.blob_size_bytes, limit),
+                clock=self.clock,
+                deadline_ms=max(plan.serve_deadline_ms, grace_ms),
             )
             return await asyncio.to_thread(
                 lambda: open_contribution(

@@ -22,15 +22,25 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Final
 
-from ares_coordinator.distiller.procedural import FAMILIES, HELD_BACK_KINDS, ProceduralTeacher
 from tokenizers import Tokenizer
 
+from ares_coordinator.distiller.procedural import FAMILIES, HELD_BACK_KINDS, ProceduralTeacher
+from ares_coordinator.distiller.procedural.words import (
+    ADJECTIVES,
+    ANIMALS,
+    CITIES,
+    NAMES,
+    NOUNS,
+    PLACES,
+    THINGS,
+)
 from ares_p2p.shards import Example, Message, split_of
 
 BASE_SEED: Final = -1  # networks use 0 and up
 EVAL_SEED: Final = -2
 WORDNET: Final = Path("/usr/share/wordnet")  # Debian package wordnet-base
 TEXT_ROW_CHARS: Final = 600
+TASK_WORDS: Final = (*NAMES, *THINGS, *PLACES, *CITIES, *ANIMALS, *ADJECTIVES, *NOUNS)
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 
@@ -101,7 +111,9 @@ def docstrings() -> list[str]:
 
 def texts(rng: random.Random, *, chars: int) -> list[str]:
     """Return about `chars` characters of text, half glosses and half documentation."""
-    pieces = [t[i : i + TEXT_ROW_CHARS] for t in docstrings() for i in range(0, len(t), TEXT_ROW_CHARS)]
+    pieces = [
+        t[i : i + TEXT_ROW_CHARS] for t in docstrings() for i in range(0, len(t), TEXT_ROW_CHARS)
+    ]
     definitions = glosses()
     rng.shuffle(pieces)
     rng.shuffle(definitions)
@@ -119,13 +131,17 @@ def texts(rng: random.Random, *, chars: int) -> list[str]:
 
 
 def _words(rng: random.Random, vocabulary: Sequence[str], count: int) -> list[str]:
-    return [str(rng.randint(0, 99)) if rng.random() < 0.2 else rng.choice(vocabulary) for _ in range(count)]
+    return [
+        str(rng.randint(0, 99)) if rng.random() < 0.2 else rng.choice(vocabulary)
+        for _ in range(count)
+    ]
 
 
 def drill(rng: random.Random, vocabulary: Sequence[str]) -> tuple[Message, Message]:
     """Return one question and answer that only looking back can answer."""
     kind = rng.randrange(6)
-    words = _words(rng, vocabulary, rng.randint(3, 14))
+    vocabulary = vocabulary if rng.random() < 0.4 else TASK_WORDS
+    words = _words(rng, vocabulary, rng.randint(3, 10))
     mark = rng.choice((" ", ", ", "; ", "\n"))
     if kind == 0:
         return Message("user", f"Copy: {mark.join(words)}"), Message("assistant", mark.join(words))
@@ -141,7 +157,9 @@ def drill(rng: random.Random, vocabulary: Sequence[str]) -> tuple[Message, Messa
         values = _words(rng, vocabulary, len(names))
         which = rng.randrange(len(names))
         table = mark.join(f"{n} is {v}" for n, v in zip(names, values, strict=True))
-        return Message("user", f"{table}. What is {names[which]}?"), Message("assistant", values[which])
+        return Message("user", f"{table}. What is {names[which]}?"), Message(
+            "assistant", values[which]
+        )
     if kind == 3:
         pairs = {w: rng.choice(vocabulary) for w in words[:4]}
         return (
@@ -150,17 +168,27 @@ def drill(rng: random.Random, vocabulary: Sequence[str]) -> tuple[Message, Messa
         )
     if kind == 4:
         done, name = rng.choice(((str.upper, "upper case"), (str.title, "capitals")))
-        return Message("user", f"In {name}: {' '.join(words)}"), Message("assistant", done(" ".join(words)))
+        return Message("user", f"In {name}: {' '.join(words)}"), Message(
+            "assistant", done(" ".join(words))
+        )
     left, right = rng.randint(0, 99), rng.randint(0, 99)
     if rng.random() < 0.3:
         left, right = rng.randint(2, 12), rng.randint(2, 12)
-        return Message("user", f"{left} * {right}"), Message("assistant", f"{left} * {right} = {left * right}")
+        return Message("user", f"{left} * {right}"), Message(
+            "assistant", f"{left} * {right} = {left * right}"
+        )
     if left >= right and rng.random() < 0.5:
-        return Message("user", f"{left} - {right}"), Message("assistant", f"{left} - {right} = {left - right}")
-    return Message("user", f"{left} + {right}"), Message("assistant", f"{left} + {right} = {left + right}")
+        return Message("user", f"{left} - {right}"), Message(
+            "assistant", f"{left} - {right} = {left - right}"
+        )
+    return Message("user", f"{left} + {right}"), Message(
+        "assistant", f"{left} + {right} = {left + right}"
+    )
 
 
 def vocabulary() -> list[str]:
     """Return short common-looking lemmas for drills: WordNet's single words of 3 to 8 letters."""
     words = {g.partition(":")[0] for g in glosses()}
-    return sorted(w for w in words if w.isascii() and w.isalpha() and w.islower() and 3 <= len(w) <= 8)
+    return sorted(
+        w for w in words if w.isascii() and w.isalpha() and w.islower() and 3 <= len(w) <= 8
+    )

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from ares_coordinator.distiller.procedural import FAMILIES, check_answer
 from corpus import EVAL_SEED, Row, chat_row, tasks, texts
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from ares_coordinator.distiller.procedural import FAMILIES, check_answer
 from ares_p2p.shards import Example, Message
 
 CYCLE_SEED: Final = -3
@@ -83,7 +83,10 @@ def scores(
     """Return NLL and accuracy per category and over all, and both per row."""
     model.eval()
     nlls = row_nlls(model, [chat_row(tokenizer, e.messages) for e in examples])
-    right = [check_answer(e, a) for e, a in zip(examples, answers(model, tokenizer, examples), strict=True)]
+    right = [
+        check_answer(e, a)
+        for e, a in zip(examples, answers(model, tokenizer, examples), strict=True)
+    ]
     table: dict[str, dict[str, float]] = {}
     for name in (*FAMILIES, "all"):
         mine = [i for i, e in enumerate(examples) if name in (e.category, "all")]
@@ -97,7 +100,10 @@ def scores(
 def text_nll(model: torch.nn.Module, tokenizer: Tokenizer) -> float:
     """Return the mean NLL of some text, in nats per token."""
     pieces = texts(random.Random(EVAL_SEED), chars=60_000)
-    rows = [Row(tuple(ids), (True,) * len(ids)) for ids in (e.ids for e in tokenizer.encode_batch(pieces))]
+    rows = [
+        Row(tuple(ids), (True,) * len(ids))
+        for ids in (e.ids for e in tokenizer.encode_batch(pieces))
+    ]
     found = row_nlls(model, rows)
     return round(sum(found) / len(found), 4)
 
@@ -125,7 +131,11 @@ def cycle(model: torch.nn.Module, rows: Sequence[Row], *, lr: float = INNER_LR) 
         for _ in range(PEERS):
             for p, s in zip(trained, start, strict=True):
                 p.data.copy_(s)
-            local_steps(model, ([next(source) for _ in range(ROWS_PER_STEP)] for _ in range(LOCAL_STEPS)), lr)
+            local_steps(
+                model,
+                ([next(source) for _ in range(ROWS_PER_STEP)] for _ in range(LOCAL_STEPS)),
+                lr,
+            )
             for m, p, s in zip(mean, trained, start, strict=True):
                 m.add_(s - p.detach(), alpha=1 / PEERS)
         for p, s, m, v in zip(trained, start, mean, momentum, strict=True):
@@ -172,11 +182,20 @@ def main() -> None:
     if arguments.record:
         log = arguments.base / "recipe.json"
         record = json.loads(log.read_text())
-        record |= {"evaluation": before, "text_nll": text_before, "rows_per_category": arguments.per_category}
+        record |= {
+            "evaluation": before,
+            "text_nll": text_before,
+            "rows_per_category": arguments.per_category,
+        }
         log.write_text(json.dumps(record, indent=1) + "\n")
     if not arguments.cycle:
         return
-    adapter = LoraConfig(r=arguments.rank, lora_alpha=2 * arguments.rank, target_modules="all-linear", lora_dropout=0.0)
+    adapter = LoraConfig(
+        r=arguments.rank,
+        lora_alpha=2 * arguments.rank,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+    )
     model = get_peft_model(model, adapter)
     needed = ROUNDS * PEERS * LOCAL_STEPS * ROWS_PER_STEP
     fresh = list(tasks(needed // len(FAMILIES) + 1, seed=CYCLE_SEED, split="train", held_back=True))
@@ -193,7 +212,9 @@ def main() -> None:
     gain, low, high = paired(nll_before, nll_after)
     print(f"NLL gain {gain:.4f} [{low:.4f}, {high:.4f}] nats = {gain / before['all']['nll']:.1%}")
     gain, low, high = paired([float(r) for r in right_after], [float(r) for r in right_before])
-    print(f"accuracy gain {gain:.3f} [{low:.3f}, {high:.3f}]; text nll {text_before} -> {text_nll(model, tokenizer)}")
+    print(
+        f"accuracy gain {gain:.3f} [{low:.3f}, {high:.3f}]; text nll {text_before} -> {text_nll(model, tokenizer)}"
+    )
 
 
 if __name__ == "__main__":

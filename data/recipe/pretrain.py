@@ -10,28 +10,42 @@ Source: DATA notes in data/README.md; model family: Llama (arXiv:2302.13971).
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import torch
-from corpus import BASE_SEED, END_OF_TEXT, TURN_END, TURN_START, Row, chat_row, drill, tasks, texts, vocabulary
+from corpus import (
+    BASE_SEED,
+    END_OF_TEXT,
+    TURN_END,
+    TURN_START,
+    Row,
+    chat_row,
+    drill,
+    tasks,
+    texts,
+    vocabulary,
+)
 from muon import Muon
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ares_coordinator.distiller import procedural
+
 HERE: Final = Path(__file__).resolve().parent
-STEPS: Final = 3200
+STEPS: Final = 2800
 BATCH_TOKENS: Final = 2048
 VOCABULARY: Final = 2048
 HIDDEN, INTERMEDIATE, LAYERS, HEADS = 192, 384, 4, 6  # multiples of 64: NF4 blocks fit every row
 POSITIONS: Final = 1024
+LONG_ROW: Final = 160  # tokens; half of the longer tasks are left out: they cost four times as much
 MUON_LR, MUON_DECAY, ADAM_LR = 0.02, 0.02, 0.004
 WARMUP, COOLDOWN = 0.02, 0.5  # shares of the run: linear up, then flat, then linear down
 SHARES: Final = {"tasks": 0.45, "drills": 0.45, "text": 0.10}  # of tokens
@@ -48,16 +62,25 @@ TEMPLATE: Final = (
 )
 
 
+def _code(path: Path) -> str:
+    """Return a module's code without comments, docstrings and layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def recipe_sha256() -> str:
     """Return the hash of all that decides the base: this folder's code and the generators'."""
-    import ares_coordinator.distiller.procedural as procedural
-
-    digest = hashlib.sha256(f"{sys.version_info[:2]} {torch.__version__}".encode())
+    digest = hashlib.sha256()
     generators = ("draft", "words", "puzzles", "programs", "writing", "documents", "families")
     folder = Path(procedural.__file__).parent
     files = [HERE / f"{name}.py" for name in ("corpus", "muon", "pretrain")]
     for path in (*files, *(folder / f"{name}.py" for name in generators)):
-        digest.update(path.read_bytes())
+        digest.update(_code(path).encode())
     return digest.hexdigest()
 
 
@@ -65,7 +88,10 @@ def build_tokenizer(samples: list[str]) -> Tokenizer:
     """Return a byte-level BPE trained on `samples`; every digit is a token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -106,6 +132,8 @@ def build_rows(tokens: int) -> tuple[Tokenizer, dict[str, list[Row]]]:
         "drills": [chat_row(tokenizer, d) for d in drills],
         "text": [Row((end, *ids, end), (True,) * (len(ids) + 2)) for ids in text_ids],
     }
+    documents = [row for row in rows["tasks"] if len(row.ids) > LONG_ROW]
+    rows["tasks"] = [row for row in rows["tasks"] if len(row.ids) <= LONG_ROW] + documents[::2]
     for part in rows.values():
         rng.shuffle(part)
     return tokenizer, rows
@@ -144,7 +172,9 @@ def batch_loss(model: LlamaForCausalLM, batch: list[Row]) -> torch.Tensor:
         mask[i, : len(row.ids)] = torch.tensor(row.supervised)
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     wanted = mask[:, 1:]
-    logits = model.lm_head(hidden[wanted])  # (supervised, vocabulary): the head is a fifth of the work
+    logits = model.lm_head(
+        hidden[wanted]
+    )  # (supervised, vocabulary): the head is a fifth of the work
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][wanted])
 
 
@@ -153,7 +183,9 @@ def rate(done: float) -> float:
     return min(1.0, done / WARMUP, max(0.02, (1 - done) / COOLDOWN))
 
 
-def train(model: LlamaForCausalLM, rows: dict[str, list[Row]], *, steps: int, minutes: float) -> dict[str, object]:
+def train(
+    model: LlamaForCausalLM, rows: dict[str, list[Row]], *, steps: int, minutes: float
+) -> dict[str, object]:
     """Train in place; stop after `steps`, or after `minutes` if that is not 0."""
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -178,8 +210,16 @@ def train(model: LlamaForCausalLM, rows: dict[str, list[Row]], *, steps: int, mi
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 100 == 0:
             losses.append(round(smooth, 4))
-            print(f"{done:5.0%}  step {step}  loss {smooth:.3f}  {tokens / (elapsed + 1e-9):.0f} tokens/s", flush=True)
-    return {"steps": step, "tokens": tokens, "seconds": round(time.monotonic() - start), "losses": losses}
+            print(
+                f"{done:5.0%}  step {step}  loss {smooth:.3f}  {tokens / (elapsed + 1e-9):.0f} tokens/s",
+                flush=True,
+            )
+    return {
+        "steps": step,
+        "tokens": tokens,
+        "seconds": round(time.monotonic() - start),
+        "losses": losses,
+    }
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
@@ -200,12 +240,21 @@ def main() -> None:
     """Read the command line and make the base."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=HERE.parent / "base")
-    parser.add_argument("--minutes", type=float, default=0.0, help="train this long instead of a fixed number of steps")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="train this long instead of a fixed number of steps",
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     log = arguments.out / "recipe.json"
     name = recipe_sha256()
-    if log.exists() and json.loads(log.read_text())["recipe_sha256"] == name and not arguments.minutes:
+    if (
+        log.exists()
+        and json.loads(log.read_text())["recipe_sha256"] == name
+        and not arguments.minutes
+    ):
         print(f"{arguments.out} is up to date")
         return
     torch.set_num_threads(1)
@@ -213,13 +262,23 @@ def main() -> None:
     steps = int(arguments.minutes * 150) if arguments.minutes else arguments.steps
     tokenizer, rows = build_rows(steps * BATCH_TOKENS)
     for part, found in rows.items():
-        print(part, len(found), "rows", sum(len(r.ids) for r in found) // max(1, len(found)), "tokens each")
+        print(
+            part,
+            len(found),
+            "rows",
+            sum(len(r.ids) for r in found) // max(1, len(found)),
+            "tokens each",
+        )
     model = build_model()
     print(f"{sum(p.numel() for p in model.parameters())} parameters")
     result = train(model, rows, steps=steps, minutes=arguments.minutes)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(model, tokenizer, arguments.out)
-    record = {"recipe_sha256": name, "parameters": sum(p.numel() for p in model.parameters()), **result}
+    record = {
+        "recipe_sha256": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **result,
+    }
     log.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -56,10 +56,11 @@ def join(
     data_dir: DataDir = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Port for other peers; 0 takes any free one.", show_default="0"),
+        typer.Option(help="Port for other peers. Default: any free one.", show_default=False),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on.", show_default="0.0.0.0")
+        str | None,
+        typer.Option(help="Address to listen on. Default: all of them.", show_default=False),
     ] = None,
     announce: Annotated[
         list[str] | None,
@@ -76,10 +77,14 @@ def join(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")
+        str | None,
+        typer.Option(
+            help="cpu, cuda, or auto: a GPU if there is one. Default: auto.", show_default=False
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; 0 lets torch decide.", show_default="0")
+        int | None,
+        typer.Option(help="CPU threads. Default: torch decides.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,
@@ -96,8 +101,9 @@ def join(
 ) -> None:
     """Join a network and train until you press Ctrl-C.
 
-    The first Ctrl-C finishes the running round, the second stops at once and loses that round
-    only. Options are remembered: later, `ares-peer join` alone does the same again.
+    The first Ctrl-C finishes the running round, the second stops at once.
+
+    Options are remembered: later, `ares-peer join` alone does the same again.
     """
     from ares_p2p.clock import SystemClock
     from ares_peer.runner import run_join
@@ -132,15 +138,8 @@ def join(
         )
     except AresError as error:
         _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
-    if outcome.error is not None:
-        error_event = outcome.error
-        _fail(
-            error_event.code,
-            error_event.message,
-            error_event.hint,
-            outcome.exit_code,
-            as_json=as_json,
-        )
+    if (end := outcome.error) is not None:
+        _fail(end.code, end.message, end.hint, outcome.exit_code, as_json=as_json)
     raise typer.Exit(outcome.exit_code)
 
 

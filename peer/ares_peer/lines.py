@@ -1,7 +1,7 @@
 """The views without a terminal: a line of text or of JSON per event, for logs and scripts.
 
 A reader that went away (`ares-peer join | head`) does not stop the training: the view falls
-silent.
+silent. A reader that is there and does not read holds it up, as it would any program in a pipe.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class PlainView:
 
     def close(self, rows: list[Row]) -> None:
         """Write the summary."""
-        self._say("summary: " + "; ".join(f"{label} {value}" for label, value in rows))
+        for label, value in rows:
+            self._say(f"summary: {label}: {value}")
 
     def _line(self, event: Event, status: Status) -> str:
         match event:
@@ -97,7 +98,7 @@ class JsonView:
     def open(self) -> None:
         """Nothing to prepare."""
 
-    def show(self, event: Event, status: Status) -> None:
+    def show(self, event: Event, status: Status) -> None:  # noqa: ARG002 - the event says it all
         """Write the event's line."""
         self._outlet.write(to_json_line(event))
 

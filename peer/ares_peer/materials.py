@@ -24,8 +24,10 @@ from ares_peer.files import write_atomically
 from ares_peer.links import Links
 
 BLOB_TIMEOUT_S = 600.0  # one file of a base; it resumes on the next try
+CHUNKS_AT_ONCE = 16  # 768 kB: one step of the progress bar
 DISK_MARGIN_BYTES = 256 * 1024**2  # snapshots, contributions and logs of a few rounds
 
+BlobProgress = Callable[[int, int], None]
 Progress = Callable[[str, int, int], None]  # (what, done bytes, total bytes)
 
 
@@ -109,7 +111,7 @@ async def _fetch_files(
                 sources=sources,
                 max_bytes=file.size_bytes,
                 timeout_s=BLOB_TIMEOUT_S,
-                progress=lambda now, _all, before=done: progress(what, before + now, total),
+                progress=_shifted(progress, what, done, total),
             )
             partial = folder / f".{file.name}.part"
             await asyncio.to_thread(shutil.copyfile, path, partial)
@@ -118,6 +120,11 @@ async def _fetch_files(
             os.replace(partial, folder / _plain(file.name))
         done += file.size_bytes
         progress(what, done, total)
+
+
+def _shifted(progress: Progress, what: str, before: int, total: int) -> BlobProgress:
+    """Return the progress of one file as a part of all of them."""
+    return lambda done, _size: progress(what, before + done, total)
 
 
 def _plain(name: str) -> str:
@@ -150,26 +157,45 @@ async def _fetch_examples(
     total = sum(ref.compressed_size_bytes for ref in content.shards)
     if total > config.limits.max_dataset_bytes:
         raise DiskFull(f"a dataset of {total} bytes, {config.limits.max_dataset_bytes} allowed")
-    done, rows = 0, []
+    chunks = _ChunkFolder(folder)
+    done = 0
+    rows: list[Example] = []
     for ref in content.shards:
-        chunks = []
-        for digest in ref.chunk_sha256:
-            chunks.append(await _chunk(links, digest, folder=folder))
-            done += len(chunks[-1])
+        parts: list[bytes] = []
+        for start in range(0, len(ref.chunk_sha256), CHUNKS_AT_ONCE):
+            digests = ref.chunk_sha256[start : start + CHUNKS_AT_ONCE]
+            parts += await _chunks(links, digests, folder=chunks)
+            done = min(total, done + sum(map(len, parts[-len(digests) :])))
             progress("dataset", done, total)
-        data = join_chunks(chunks, ref)
+        data = join_chunks(parts, ref)
         rows += decode_shard(data, content_sha256=ref.content_sha256)
+        links.records.hold_chunks(ref.chunk_sha256, chunks.read)
     check_examples(content, rows)
     return tuple(rows)
 
 
-async def _chunk(links: Links, digest: Digest, *, folder: Path) -> bytes:
-    """Return a chunk from the disk or the DHT, and keep it in the DHT from now on."""
-    path = folder / f"{digest.hex()}.chunk"
-    data = path.read_bytes() if path.is_file() else b""
-    if sha256(data) != digest:
-        data = await links.records.fetch_chunk(digest)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-    links.records.keep_chunk(data)
-    return data
+@dataclass(frozen=True, slots=True)
+class _ChunkFolder:
+    """Chunks on the disk, by their hash; what a peer holds it keeps in the DHT."""
+
+    path: Path
+
+    def read(self, digest: Digest) -> bytes | None:
+        """Return a chunk, None when it is not here whole."""
+        file = self.path / f"{digest.hex()}.chunk"
+        data = file.read_bytes() if file.is_file() else b""
+        return data if sha256(data) == digest else None
+
+    def write(self, digest: Digest, data: bytes) -> None:
+        """Keep a chunk."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / f"{digest.hex()}.chunk", data)
+
+
+async def _chunks(links: Links, digests: Sequence[Digest], *, folder: _ChunkFolder) -> list[bytes]:
+    """Return chunks from the disk or the DHT."""
+    missing = [digest for digest in digests if folder.read(digest) is None]
+    fetched = dict(zip(missing, await links.records.fetch_chunks(missing), strict=True))
+    for digest, data in fetched.items():
+        folder.write(digest, data)
+    return [fetched.get(digest) or folder.read(digest) or b"" for digest in digests]

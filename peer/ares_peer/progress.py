@@ -104,6 +104,7 @@ class Status:
     device: str = ""
     trainer_pid: int | None = None
     restarts: int = 0
+    stopping: bool = False  # a person asked for the end
     updated_ms: int = 0
     network: str = ""
     peer_id: str = ""
@@ -142,7 +143,8 @@ def carried_over(earlier: Status, fresh: Status) -> Status:
 def advance(status: Status, event: Event, *, now_ms: int) -> Status:
     """Return the status after `event`."""
     status = replace(_folded(status, event, now_ms), updated_ms=now_ms)
-    said = sentence(event)
+    passing = isinstance(event, PhaseChanged | RoundOpened)  # phase and round tell these
+    said = "" if passing else sentence(event)
     return replace(status, last_event=said) if said else status
 
 
@@ -182,6 +184,18 @@ def _folded(status: Status, event: Event, now_ms: int) -> Status:
             view = ErrorView(event.code, event.message, event.hint, now_ms)
             return replace(status, last_error=view)
         case SupervisorNote():
+            return _with_note(status, event)
+
+
+def _with_note(status: Status, event: SupervisorNote) -> Status:
+    match event.what:
+        case "started":
+            return replace(status, phase=Phase.STARTING, detail="", trainer_traffic=(0, 0))
+        case "restarting":
+            return replace(status, phase=Phase.WAITING, detail="for the trainer's next start")
+        case "stopping":
+            return replace(status, stopping=True)
+        case _:
             return status
 
 

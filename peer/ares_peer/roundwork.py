@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.domain import (
@@ -19,18 +19,17 @@ from ares_p2p.domain import (
     CommitAck,
     CommitSet,
     CycleConfig,
-    EntryStatus,
     RoundManifest,
     RoundPlan,
 )
 from ares_p2p.errors import (
-    AresError,
     BlobUnavailable,
     NetworkFault,
     PeerFault,
     StateMismatch,
 )
 from ares_p2p.ids import Digest, PeerId
+from ares_p2p.network.blobs import fetch_until
 from ares_p2p.network.records import Verified
 from ares_p2p.rounds.assignment import first_example
 from ares_p2p.rounds.commits import SignedCommit, check_commit_set
@@ -42,7 +41,6 @@ from ares_p2p.training.state import TrainingState, encode_snapshot
 from ares_p2p.wire.codec import open_envelope, seal
 from ares_peer.events import (
     CommitSent,
-    ErrorRaised,
     Event,
     Phase,
     PhaseChanged,
@@ -52,6 +50,8 @@ from ares_peer.events import (
 )
 from ares_peer.links import Links
 from ares_peer.memory import SessionMemory
+
+R = TypeVar("R", CommitSet, RoundManifest)
 
 SUBMIT_TIMEOUT_S = 5.0
 SUBMIT_RETRY_S = 1.0
@@ -257,7 +257,7 @@ class RoundWork:
         )
         return commits, found.envelope.payload_sha256
 
-    async def _record_of_round(self, cls: type) -> Verified:
+    async def _record_of_round(self, cls: type[R]) -> Verified[R]:
         """Wait for a record that ends a part of this round.
 
         Raises: RoundLost: the coordinator opened another plan instead, or none came for long.
@@ -265,7 +265,7 @@ class RoundWork:
         cycle, round_number = self.config.header.cycle, self.plan.header.round
         patience_ms = self.plan.serve_deadline_ms + int(ANSWER_PATIENCE_S * 1000)
 
-        async def ask() -> Verified | None:
+        async def ask() -> Verified[R] | None:
             found = await self.links.records.fetch(cls, cycle=cycle, round=round_number)
             if found is not None and found.payload.plan_sha256 == self.plan_sha256:
                 return found
@@ -286,7 +286,7 @@ class RoundWork:
         fetching = [asyncio.create_task(self._fetch(signed, commits)) for signed in commits]
         try:
             found = await self._record_of_round(RoundManifest)
-            manifest: RoundManifest = found.payload
+            manifest = found.payload
             check_manifest(
                 manifest,
                 commits=commits,
@@ -309,12 +309,13 @@ class RoundWork:
         """Return one checked contribution, from its author or whoever has it by now."""
         others = [c.peer for c in commits if c.peer not in (signed.peer, self.peer)]
         sources = [signed.peer, *others, self.links.coordinator]
-        left_s = (self.plan.serve_deadline_ms - self.links.clock.now_ms()) / 1000
-        path = await self.links.blobs.fetch(
+        path = await fetch_until(
+            self.links.blobs,
             signed.commit.blob_id,
             sources=sources,
             max_bytes=self.config.limits.max_blob_bytes,
-            timeout_s=max(5.0, left_s),
+            clock=self.links.clock,
+            deadline_ms=self.plan.serve_deadline_ms,
         )
         return await asyncio.to_thread(
             lambda: open_contribution(
@@ -329,7 +330,9 @@ class RoundWork:
 
     # --- aggregate -----------------------------------------------------------------------------
 
-    def _advance(self, manifest: RoundManifest, vectors: dict[Digest, VectorSource]) -> TrainingState:
+    def _advance(
+        self, manifest: RoundManifest, vectors: dict[Digest, VectorSource]
+    ) -> TrainingState:
         """Return the next state from our own sum.
 
         Raises: StateMismatch: it is not what the coordinator signed.

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.domain import (
@@ -64,6 +65,7 @@ SNAPSHOT_TIMEOUT_S = 600.0
 RETRY_S = 2.0
 KEPT_STATES = 3  # snapshots served to late joiners
 
+T = TypeVar("T")
 RigLoader = Callable[[CycleConfig, Materials], Rig]
 
 
@@ -137,6 +139,7 @@ class Session:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+            await self._announce(leaving=True)
             self._tell_traffic()
 
     # --- the network ---------------------------------------------------------------------------
@@ -156,7 +159,7 @@ class Session:
                 f"the network speaks protocol {lowest} to {highest}, this is {PROTOCOL_VERSION}"
             )
 
-    async def _unless_finishing(self, ask):  # type: ignore[no-untyped-def]
+    async def _unless_finishing(self, ask: Callable[[], Awaitable[T | None]]) -> T | None:
         """Poll `ask` until it answers or the stop wish comes (then None)."""
         while not self._finishing.is_set():
             answer = await ask()
@@ -221,6 +224,7 @@ class Session:
         self._running = None  # two bases need not fit in memory
         rig = await asyncio.to_thread(self._load_rig, config, materials)
         self._running = _Running(config, digest, rig, len(materials.examples))
+        await self._announce()
         return self._running
 
     async def _next_plan(self, running: _Running) -> Verified[RoundPlan] | None:
@@ -271,7 +275,6 @@ class Session:
         running.handled_plan = plan_sha256
         check_plan(plan, config=running.config, config_sha256=running.config_sha256)
         state = await self._state_of(running, plan)
-        await self._announce(plan=plan, state=plan.state)
         work = self.round_work(
             links=self._links,
             memory=self._memory,
@@ -352,23 +355,23 @@ class Session:
     def _me(self) -> PeerId:
         return self._links.identity.peer_id
 
-    async def _announce(self, *, plan: RoundPlan | None = None, state: Digest = NO_DIGEST) -> None:
-        """Say that we are here and, with a plan, that we work on it."""
-        cycle, round_number = (plan.header.cycle, plan.header.round) if plan else (0, 0)
+    async def _announce(self, *, leaving: bool = False) -> None:
+        """Say that we are here and, once prepared for a cycle, that its rounds may wait for us."""
+        running = None if leaving or self._finishing.is_set() else self._running
         status = PeerStatus(
-            header=self._memory.header(cycle=cycle, round_number=round_number),
+            header=self._memory.header(cycle=running.config.header.cycle if running else 0),
             software=__version__,
             protocol=PROTOCOL_VERSION,
             device=self._device,
             profile=self._profile,
             tokens_per_s=self._tokens_per_s,
-            state=state,
+            state=running.state_digest if running else NO_DIGEST,
             held_blobs=tuple(self._kept),
         )
         envelope = seal(self._links.identity, status)
         with contextlib.suppress(NetworkFault, PeerFault):
             await self._links.control.submit(envelope, to=self._links.coordinator, timeout_s=5.0)
-        if plan is None:
+        if not leaving:
             with contextlib.suppress(NetworkFault, PeerFault):
                 await self._links.records.publish(envelope, keep=False)
 
@@ -414,5 +417,5 @@ class Session:
         return True if self._running is None or not self._running.unsettled else None
 
     def _tell_traffic(self) -> None:
-        blobs = self._links.blobs
-        self._emit(Traffic(blobs.sent_bytes, blobs.received_bytes))
+        traffic = self._links.blobs.traffic
+        self._emit(Traffic(traffic.up_bytes, traffic.down_bytes))

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from ares_p2p.errors import ConfigFault, InviteWrongNetwork
-from ares_peer.files import write_atomically
+from ares_p2p.files import write_atomically
 
 SETTINGS_FILE: Final = "peer.json"
 NETWORK_FILE: Final = "network"  # the id of the one network this directory belongs to

@@ -15,8 +15,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from ares_p2p.errors import ConfigFault
-from ares_peer.files import write_atomically
-from ares_peer.processes import ProcessRef, is_alive
+from ares_p2p.files import write_atomically
+from ares_p2p.processes import ProcessRef, is_alive
 from ares_peer.progress import Status
 from ares_peer.settings import STATUS_FILE, describe
 

@@ -29,7 +29,7 @@ def deadline_text(view: RoundView, *, now_ms: int) -> str:
 
 def speed_text(view: RoundView) -> str:
     """Return loss and throughput of the last step."""
-    loss = "-" if view.loss is None else f"{view.loss:.4f}"
+    loss = "-" if view.loss is None else f"{view.loss:.3f}"
     return f"loss {loss}, {view.tokens_per_s:,.0f} tokens/s"
 
 

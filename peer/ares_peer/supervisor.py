@@ -19,7 +19,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ares_p2p.clock import Clock
-from ares_p2p.errors import InternalFault
+from ares_p2p.errors import InternalFault, NetworkFault
+from ares_p2p.files import open_log
+from ares_p2p.processes import (
+    SUPERVISOR_PID_VARIABLE,
+    ProcessRecord,
+    ProcessRef,
+    descendants,
+    kill_group,
+    kill_processes,
+    living,
+    reference,
+)
 from ares_peer.eventreader import EventReader
 from ares_peer.events import (
     ErrorRaised,
@@ -31,17 +42,6 @@ from ares_peer.events import (
     SyncProgress,
     Traffic,
 )
-from ares_peer.files import open_log
-from ares_peer.processes import (
-    SUPERVISOR_PID_VARIABLE,
-    ProcessRecord,
-    ProcessRef,
-    descendants,
-    kill_group,
-    kill_processes,
-    living,
-    reference,
-)
 from ares_peer.progress import Status, advance
 from ares_peer.restarts import Restart, RestartPolicy, Stop
 from ares_peer.settings import LOG_DIR, PROCESSES_FILE, TrainerSettings
@@ -50,6 +50,7 @@ from ares_peer.statusfile import StatusFile
 # -P: a file named torch.py in the folder where somebody types the command must not be imported
 TRAINER_ARGV: Final = (sys.executable, "-P", "-m", "ares_peer.trainer")
 TICK_S: Final = 1.0
+TICKER: Final = "supervisor-tick"  # the task's name
 READ_BYTES: Final = 65_536
 DRAIN_S: Final = 5.0  # for events that are still in the pipe when the trainer is gone
 ABORTED_EXIT_CODE: Final = 130
@@ -62,7 +63,6 @@ class Outcome:
     """How a run ended: the command's exit code, and the error that ended it, if one did."""
 
     exit_code: int
-    status: Status
     error: ErrorRaised | None = None
 
 
@@ -106,7 +106,7 @@ class Supervisor:
         if leftovers:
             pids = ", ".join(str(process.pid) for process in leftovers)
             self._note("leftovers", f"ended what an earlier run left behind: {pids}")
-        ticker = asyncio.create_task(self._tick())
+        ticker = asyncio.create_task(self._tick(), name=TICKER)
         try:
             return await self._run_until_stop()
         finally:
@@ -118,7 +118,9 @@ class Supervisor:
         if self._stop_asked.is_set():
             return
         self._stop_asked.set()
-        self._note("stopping", "finishing this round... press Ctrl-C again to stop at once")
+        runs = self._process is not None
+        text = "finishing this round... press Ctrl-C again to stop at once" if runs else "stopping"
+        self._note("stopping", text)
         self._send(signal.SIGINT)
 
     def abort(self) -> None:
@@ -132,17 +134,22 @@ class Supervisor:
     async def _run_until_stop(self) -> Outcome:
         while True:
             exit_code = await self._run_trainer()
-            if self._aborted:
-                return Outcome(ABORTED_EXIT_CODE, self.status)
-            if self._stop_asked.is_set():
-                failed = exit_code not in (0, -signal.SIGINT)  # -2: before it had its handler
-                return self._outcome(Stop(_own_exit_code(exit_code) if failed else 0))
-            decision = self._policy.after_exit(exit_code, now_ms=self._clock.now_ms())
+            decision = self._decide(exit_code)
             if isinstance(decision, Stop):
+                self._note("ended", f"the trainer {_exit_text(exit_code)}")
                 return self._outcome(decision)
             await self._wait_for_restart(exit_code, decision)
             if self._stop_asked.is_set():
-                return Outcome(ABORTED_EXIT_CODE if self._aborted else 0, self.status)
+                return self._outcome(Stop(ABORTED_EXIT_CODE if self._aborted else 0))
+
+    def _decide(self, exit_code: int) -> Restart | Stop:
+        if self._aborted:
+            return Stop(ABORTED_EXIT_CODE)
+        if not self._stop_asked.is_set():
+            return self._policy.after_exit(exit_code, now_ms=self._clock.now_ms())
+        if exit_code in (0, -signal.SIGINT):  # -SIGINT: it had no handler yet
+            return Stop(0)
+        return Stop(max(exit_code, InternalFault.exit_code))  # a crash or a signal is internal
 
     async def _wait_for_restart(self, exit_code: int, decision: Restart) -> None:
         self.status = replace(self.status, restarts=self.status.restarts + 1)
@@ -159,8 +166,8 @@ class Supervisor:
                 wait.cancel()
 
     def _outcome(self, stop: Stop) -> Outcome:
-        if stop.exit_code == 0:
-            return Outcome(0, self.status)
+        if stop.exit_code in (0, ABORTED_EXIT_CODE):
+            return Outcome(stop.exit_code)
         if stop.exit_code == InternalFault.exit_code and stop.reason:
             last = f"; the last error was {self._fatal.message}" if self._fatal else ""
             error = ErrorRaised(
@@ -176,7 +183,7 @@ class Supervisor:
                 f"Read {self._log_path}.",
                 fatal=True,
             )
-        return Outcome(stop.exit_code, self.status, error)
+        return Outcome(stop.exit_code, error)
 
     async def _run_trainer(self) -> int:
         """Run one trainer to its end. Returns: its exit code, negative for a signal."""
@@ -186,7 +193,7 @@ class Supervisor:
         own = reference(process.pid)
         self._children = {own} if own else set()
         self._record.save(self._children)
-        self.status = replace(self.status, trainer_pid=process.pid, trainer_traffic=(0, 0))
+        self.status = replace(self.status, trainer_pid=process.pid)
         self._note("started", f"trainer started as process {process.pid}")
         reading = asyncio.create_task(self._read_events(process))
         try:
@@ -205,7 +212,6 @@ class Supervisor:
         self._children = set()
         self._record.save(())
         self.status = replace(self.status, trainer_pid=None)
-        self._note("ended", f"the trainer {_exit_text(exit_code)}")
         return exit_code
 
     async def _start_process(self) -> Process:
@@ -273,13 +279,10 @@ class Supervisor:
                 self._process.send_signal(number)
 
 
-def _own_exit_code(exit_code: int) -> int:
-    """Return the trainer's exit code as this command's: a signal or a crash is an internal one."""
-    return exit_code if exit_code >= InternalFault.exit_code else InternalFault.exit_code
-
-
 def _exit_text(exit_code: int) -> str:
     if exit_code < 0:
         with contextlib.suppress(ValueError):
             return f"was ended by {signal.Signals(-exit_code).name}"
+    if exit_code == NetworkFault.exit_code:
+        return "has no network"
     return "ended" if exit_code == 0 else f"failed with exit code {exit_code}"

@@ -34,8 +34,18 @@ from ares_peer.progress import RoundView, Status
 from ares_peer.summary import Row, credit_text, deadline_text, round_text, speed_text
 from ares_peer.wording import bytes_text, phase_text, sentence
 
-PANEL_WIDTH: Final = 78
 REFRESH_PER_S: Final = 4
+MAX_WIDTH: Final = 100
+ECHO_MARGIN: Final = (
+    4  # room for the "^C" that a terminal echoes: wrapped, it would shift the panel
+)
+_IN_A_ROUND: Final = (
+    Phase.TRAINING,
+    Phase.UPLOADING,
+    Phase.EXCHANGING,
+    Phase.AGGREGATING,
+    Phase.FINISHING,
+)
 _LASTING_NOTES: Final = ("stopping", "aborting", "restarting", "leftovers")
 
 
@@ -84,7 +94,7 @@ class LiveView:
             now_s = self._clock.now_ms() / 1000
             stamp = time.strftime("%H:%M:%S ", time.localtime(now_s))
             with contextlib.suppress(OSError):  # the terminal was closed: SIGHUP ends the run
-                self._console.print(Text(stamp, style="dim") + line, soft_wrap=True)
+                self._console.print(Text.assemble((stamp, "dim"), line), soft_wrap=True)
 
     def close(self, rows: list[Row]) -> None:
         """Take the panel away and leave the summary."""
@@ -98,7 +108,9 @@ class LiveView:
     def _render(self) -> RenderableType:
         if self._status is None:
             return Text("starting")
-        return build_panel(self._status, now_ms=self._clock.now_ms(), glyphs=self._glyphs)
+        panel = build_panel(self._status, now_ms=self._clock.now_ms(), glyphs=self._glyphs)
+        panel.width = max(20, min(MAX_WIDTH, self._console.width - ECHO_MARGIN))
+        return panel
 
 
 def lasting_line(event: Event, *, glyphs: Glyphs) -> Text | None:
@@ -116,7 +128,7 @@ def lasting_line(event: Event, *, glyphs: Glyphs) -> Text | None:
             glyph, style = glyphs.note, "yellow"
         case _:
             return None
-    return Text(f"{glyph} ", style=style) + Text(sentence(event))
+    return Text.assemble((f"{glyph} ", style), sentence(event))
 
 
 def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
@@ -126,15 +138,17 @@ def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
         sync = status.sync
         amount = f"{bytes_text(sync.done_bytes)} of {bytes_text(sync.total_bytes)}"
         lines.append(_bar(sync.done_bytes, sync.total_bytes, Text(f"{sync.what} {amount}")))
-    elif status.round is not None:
+    elif status.round is not None and status.phase in _IN_A_ROUND:
         view = status.round
         steps = f"step {view.step}/{view.max_steps}" if view.max_steps else "no step yet"
         lines.append(_bar(view.step, view.max_steps, Text(steps)))
-        lines.append(_row(Text(speed_text(view)), _deadline(view, now_ms)))
+        trains = status.phase in (Phase.TRAINING, Phase.FINISHING)
+        deadline = _deadline(view, now_ms) if trains else Text("")
+        lines.append(_row(Text(speed_text(view)), deadline))
     totals = status.totals
     up, down = bytes_text(totals.up_bytes), bytes_text(totals.down_bytes)
     traffic = f"{glyphs.up} {up}  {glyphs.down} {down}"
-    credit = Text("credit ") + Text(credit_text(status), style="bold")
+    credit = Text.assemble("credit ", (credit_text(status), "bold"))
     lines.append(_row(credit, Text(traffic)))
     if status.last_event:
         lines.append(Text(status.last_event, style="dim", overflow="ellipsis", no_wrap=True))
@@ -142,9 +156,11 @@ def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
         Group(*lines),
         title=Text(f"ares{glyphs.dot}{status.network}" if status.network else "ares"),
         title_align="left",
-        subtitle=Text("Ctrl-C finishes the round and stops", style="dim"),
+        subtitle=Text(
+            "Ctrl-C again stops at once" if status.stopping else "Ctrl-C finishes the round",
+            style="dim",
+        ),
         subtitle_align="right",
-        width=None,
         border_style="red" if status.last_error and status.phase is Phase.STOPPED else "cyan",
     )
 
@@ -152,9 +168,7 @@ def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
 def _phase_line(status: Status, glyphs: Glyphs) -> RenderableType:
     waits = status.phase in (Phase.STARTING, Phase.CONNECTING, Phase.WAITING, Phase.STOPPED)
     glyph, style = (glyphs.idle, "yellow") if waits else (glyphs.busy, "green")
-    phase = Text(f"{glyph} ", style=style) + Text(
-        phase_text(status.phase, status.detail), style="bold"
-    )
+    phase = Text.assemble((f"{glyph} ", style), (phase_text(status.phase, status.detail), "bold"))
     phase.no_wrap, phase.overflow = True, "ellipsis"
     return _row(phase, Text(round_text(status.round) if status.round else ""))
 

@@ -81,7 +81,7 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     emit(PhaseChanged(Phase.STARTING))
     from ares_p2p.crypto.keys import load_or_create_identity
     from ares_p2p.network.invite import Invite, resolve_invite
-    from ares_p2p.network.node import NetworkRef, Node
+    from ares_p2p.network.node import Node
 
     key_file = settings.data_dir / IDENTITY_FILE
     identity = load_or_create_identity(key_file)
@@ -90,7 +90,7 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     emit(PhaseChanged(Phase.CONNECTING, f"joining {invite.name}"))
     node = Node.start(
         identity_path=key_file,
-        network=NetworkRef(invite.network_id, invite.coordinator),
+        network=invite.network,
         host_addresses=(f"/ip4/{settings.host}/tcp/{settings.port}",),
         announce_addresses=settings.announce,
         initial_peers=invite.addresses,

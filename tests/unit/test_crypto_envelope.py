@@ -97,7 +97,12 @@ def test_key_of_another_length_is_a_peer_fault() -> None:
             check_envelope(dataclasses.replace(GOOD, public_key=bytes(31)), signer=signer)
 
 
+def test_payload_sha256_covers_the_signer() -> None:
+    other = sign_payload(identity(2), GOOD.payload_type, GOOD.payload)
+    assert other.payload_sha256 != GOOD.payload_sha256
+
+
 def test_payload_sha256_covers_the_type() -> None:
     other = dataclasses.replace(GOOD, payload_type="application/y")
     assert other.payload_sha256 != GOOD.payload_sha256
-    assert GOOD.payload_sha256 == sha256(b"DSSEv1 13 application/x 7 payload")
+    assert GOOD.payload_sha256 == sha256(GOOD.public_key, b"DSSEv1 13 application/x 7 payload")

@@ -66,7 +66,7 @@ def test_saved_identity_is_private_and_the_same(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_bytes() == identity(1).to_libp2p()
     assert load_identity(path).peer_id == identity(1).peer_id
-    assert os.listdir(path.parent) == ["identity.key"]  # nothing half-written stays
+    assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o777])
@@ -134,7 +134,7 @@ def test_identity_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigFault, match="never overwritten"):
         save_identity(identity(2), path)
     assert path.read_bytes() == identity(1).to_libp2p()
-    assert os.listdir(tmp_path) == ["identity.key"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_load_or_create_keeps_the_first(tmp_path: Path) -> None:

@@ -115,3 +115,10 @@ def test_random_trees(entries: list[bytes], data: st.DataObject) -> None:
 def test_proof_of_no_leaf(index: int) -> None:
     with pytest.raises(IndexError):
         inclusion_proof(LEAVES[:3], index)
+
+
+def test_proof_of_a_larger_tree_is_refused() -> None:
+    # the path goes on above where a tree of `count` leaves ends
+    proof = (leaf_hash(LEAVES[0]),)
+    with pytest.raises(HashMismatch):
+        check_inclusion(LEAVES[1], index=0, count=1, proof=proof, root=tree_root(LEAVES[:2]))

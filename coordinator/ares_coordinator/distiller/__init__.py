@@ -1,7 +1,7 @@
 """From a teacher to a dataset.
 
-    teacher.py     what a teacher is
-    procedural/    the teacher that ships: verified tasks by program
-    filters.py     duplicates and contamination
-    pipeline.py    generate -> verify -> filter -> split
+teacher.py     what a teacher is
+procedural/    the teacher that ships: verified tasks by program
+filters.py     duplicates and contamination
+pipeline.py    generate -> verify -> filter -> split
 """

@@ -127,7 +127,11 @@ def build_dataset(
         for category in CATEGORIES
         if counts.get(category)
     ]  # fmt: skip
-    placed = [((i + 0.5) / len(part), n, row) for n, part in enumerate(parts) for i, row in enumerate(part)]
+    placed = [
+        ((i + 0.5) / len(part), n, row)
+        for n, part in enumerate(parts)
+        for i, row in enumerate(part)
+    ]
     rows = [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
     return Dataset(
         train=tuple(row for row in rows if split_of(row.key) == "train"),

@@ -136,22 +136,25 @@ class Engine:
             try:
                 await phases[row.phase](row)
             except AresError as fault:
-                self.failure = str(fault)
-                log.warning("phase_failed", phase=row.phase.value, code=fault.code, why=fault.message)
-                await self.db.call(
-                    self.db.store.update_cycle,
-                    row.cycle,
-                    now_ms=self.clock.now_ms(),
-                    failure=self.failure,
+                log.warning(
+                    "phase_failed", phase=row.phase.value, code=fault.code, why=fault.message
                 )
+                await self._note_failure(row, str(fault))
                 if pause_s is None:
                     raise
                 await self.clock.sleep(pause_s)
             else:
-                self.failure = ""
+                if self.failure:
+                    await self._note_failure(row, "")
                 return
 
+    async def _note_failure(self, row: CycleRow, text: str) -> None:
+        self.failure = text
+        now_ms = self.clock.now_ms()
+        await self.db.call(self.db.store.update_cycle, row.cycle, now_ms=now_ms, failure=text)
+
     async def _advance(self, row: CycleRow, new: CyclePhase, **fields: Any) -> None:
+        failpoint(f"{row.phase.value}-end")
         await self.db.call(
             self.db.store.advance_phase,
             row.cycle,
@@ -262,9 +265,7 @@ class Engine:
         await self._load_worker(cycle)
         await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
         await self.herald.republish(row.cycle)
-        self._audits = AuditQueue(
-            cycle, self.herald, self.db, self.blobs, self.worker, self.clock
-        )
+        self._audits = AuditQueue(cycle, self.herald, self.db, self.blobs, self.worker, self.clock)
         self._cycle = cycle
         return cycle
 
@@ -388,7 +389,9 @@ class Engine:
             loss_change_high=-gate.improvement.low,
         )
 
-    async def _evaluation(self, cycle: RunningCycle, stage: Stage, state: Path | None) -> EvaluationRow:
+    async def _evaluation(
+        self, cycle: RunningCycle, stage: Stage, state: Path | None
+    ) -> EvaluationRow:
         stored = await self.db.call(self.db.store.evaluation, cycle.number, stage)
         if stored is not None:
             return stored

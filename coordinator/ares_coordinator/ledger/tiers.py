@@ -31,12 +31,24 @@ class TierRule:
     needs_gpu: bool
 
 
-DEFAULT_RULES = (
-    TierRule(Tier.FREE, 0, needs_gpu=False),
-    TierRule(Tier.CONTRIBUTOR, 100 * UCREDITS_PER_CREDIT, needs_gpu=False),
-    TierRule(Tier.TRAINER, 500 * UCREDITS_PER_CREDIT, needs_gpu=True),
-    TierRule(Tier.CORE, 1000 * UCREDITS_PER_CREDIT, needs_gpu=True),
-)
+def tier_rules(*, contributor: int, trainer: int, core: int) -> tuple[TierRule, ...]:
+    """Return the rules of a network from its thresholds in credits.
+
+    Raises: ValueError: they do not rise.
+    """
+    rules = (
+        TierRule(Tier.FREE, 0, needs_gpu=False),
+        TierRule(Tier.CONTRIBUTOR, contributor * UCREDITS_PER_CREDIT, needs_gpu=False),
+        TierRule(Tier.TRAINER, trainer * UCREDITS_PER_CREDIT, needs_gpu=True),
+        TierRule(Tier.CORE, core * UCREDITS_PER_CREDIT, needs_gpu=True),
+    )
+    minimums = [rule.minimum_ucredits for rule in rules]
+    if minimums != sorted(set(minimums)):
+        raise ValueError(f"tier thresholds {contributor}, {trainer}, {core} must rise from zero")
+    return rules
+
+
+DEFAULT_RULES = tier_rules(contributor=100, trainer=500, core=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +59,6 @@ class TierInfo:
     next_tier: Tier | None  # None: there is no higher one
     missing_ucredits: int
     missing_gpu: bool
-
-
-def check_rules(rules: Sequence[TierRule]) -> None:
-    """Check that rules begin at zero without a GPU, and rise.
-
-    Raises: ValueError: they do not.
-    """
-    minimums = [rule.minimum_ucredits for rule in rules]
-    if not rules or minimums[0] != 0 or rules[0].needs_gpu or minimums != sorted(set(minimums)):
-        raise ValueError(f"tier thresholds {minimums} must begin at 0 and rise")
 
 
 def tier_of(

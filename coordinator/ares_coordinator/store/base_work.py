@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ares_coordinator.store.credit_rows import (
+    ActiveWorkerRow,
+    CountsRow,
     Posting,
     PostingKind,
     StandingRow,
@@ -24,6 +26,7 @@ from ares_coordinator.store.rows import (
     EquivocationRow,
     RecordRow,
     RefusalRow,
+    RoundCounts,
     RoundRow,
     VerdictRow,
 )
@@ -51,6 +54,15 @@ class RoundStore(Protocol):
 
         Raises: InternalFault: the round before is not aggregated or led to another state, or
             this round was opened with another plan.
+        """
+        ...
+
+    def reopen_round(
+        self, cycle: int, round_number: int, *, plan_sha256: Digest, now_ms: int, plan: RecordRow
+    ) -> RoundRow:
+        """Open a round anew with a later plan: nobody committed under the one before.
+
+        Raises: InternalFault: the round is not open, or somebody committed.
         """
         ...
 
@@ -96,6 +108,10 @@ class RoundStore(Protocol):
         """Return all rounds of a cycle, oldest first."""
         ...
 
+    def round_counts(self, cycle: int) -> tuple[RoundCounts, ...]:
+        """Return the counts of every round of a cycle that got a commit, oldest first."""
+        ...
+
     def add_commit(self, commit: CommitRow, *, ack: RecordRow | None = None) -> CommitResult:
         """Store a commit, its peer as a worker, and our ack.
 
@@ -103,6 +119,7 @@ class RoundStore(Protocol):
         Raises:
             UnknownRound: there is no such round.
             CommitLate: the round is closed.
+            CommitReplayed: another peer, or this one in another round, handed it in.
             Equivocation: the peer committed to something else; both envelopes are kept.
         """
         ...
@@ -127,6 +144,10 @@ class RoundStore(Protocol):
 
     def refusals(self, cycle: int, round_number: int) -> tuple[RefusalRow, ...]:
         """Return a round's refusals."""
+        ...
+
+    def refusals_of_cycle(self, cycle: int, limit: int) -> tuple[RefusalRow, ...]:
+        """Return a cycle's newest refusals: by submission, and by the aggregate."""
         ...
 
     def refusals_of(self, peer: PeerId, limit: int) -> tuple[RefusalRow, ...]:
@@ -184,6 +205,14 @@ class CreditStore(Protocol):
 
     def workers(self, *, limit: int = 1000) -> tuple[WorkerRow, ...]:
         """Return workers, the last seen first."""
+        ...
+
+    def active_workers(self, limit: int) -> tuple[ActiveWorkerRow, ...]:
+        """Return workers with their used contributions, the last seen first."""
+        ...
+
+    def counts(self) -> CountsRow:
+        """Return how many workers and used contributions there are."""
         ...
 
     def leaderboard(self, limit: int) -> tuple[StandingRow, ...]:

@@ -86,6 +86,25 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveWorkerRow:
+    """A worker and how many contributions of it were used."""
+
+    peer: PeerId
+    gpu: bool
+    last_seen_ms: int
+    tasks_completed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountsRow:
+    """The network in three numbers."""
+
+    workers: int
+    gpu_workers: int
+    contributions: int  # that entered an aggregate
+
+
+@dataclass(frozen=True, slots=True)
 class StandingRow:
     """A worker's place in the leaderboard."""
 

@@ -123,6 +123,16 @@ class RoundRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundCounts:
+    """How many commits a round got, and what became of them."""
+
+    round: int
+    commits: int
+    used: int  # accepted or clipped
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRow:
     """A peer's commit, exactly as received."""
 

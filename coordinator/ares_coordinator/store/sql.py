@@ -8,11 +8,13 @@ from ares_coordinator.store.connect import connect, migrate
 from ares_coordinator.store.sql_audits import SqlAudits
 from ares_coordinator.store.sql_credit import SqlCredit
 from ares_coordinator.store.sql_cycles import SqlCycles
+from ares_coordinator.store.sql_refusals import SqlRefusals
 from ares_coordinator.store.sql_reports import SqlReports
 from ares_coordinator.store.sql_rounds import SqlRounds
+from ares_coordinator.store.sql_standings import SqlStandings
 
 
-class SqlStore(SqlCycles, SqlRounds, SqlAudits, SqlCredit, SqlReports):
+class SqlStore(SqlCycles, SqlRounds, SqlRefusals, SqlAudits, SqlCredit, SqlStandings, SqlReports):
     """Implements `ares_coordinator.store.base.Store`; to be used by the thread that opened it."""
 
     def close(self) -> None:

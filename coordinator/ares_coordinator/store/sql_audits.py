@@ -1,4 +1,4 @@
-"""The second half of `RoundStore` over SQL: audits and their verdicts."""
+"""The last part of `RoundStore` over SQL: audits and their verdicts."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from sqlalchemy import Connection, Engine, Row, Table, and_, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Select, Table, and_, insert, select, update
 
 from ares_coordinator.store.connect import READ_ONLY, database_faults
 from ares_p2p.errors import InternalFault
@@ -74,6 +74,16 @@ class SqlBase:
             connection = plain.execution_options(**{READ_ONLY: True})
             with connection.begin():
                 yield connection
+
+    def _of_round(
+        self, cls: type[R], table: Table, cycle: int, round_number: int, *, order: str
+    ) -> tuple[R, ...]:
+        wanted = (table.c.cycle == cycle, table.c.round == round_number)
+        return self._rows(cls, select(table).where(*wanted).order_by(table.c[order]))
+
+    def _rows(self, cls: type[R], query: Select[tuple[object, ...]]) -> tuple[R, ...]:
+        with self._read() as connection:
+            return tuple(to_row(cls, row) for row in connection.execute(query))
 
 
 def fetch_one(connection: Connection, cls: type[R], table: Table, **key: Any) -> R | None:

@@ -1,4 +1,4 @@
-"""`CreditStore` over SQL: postings, their projection, workers, the leaderboard.
+"""The first half of `CreditStore` over SQL: postings, their projection, workers.
 
 The projection `worker_totals` changes in the transaction of the posting that changes it; a
 posting counts for its piece of work only when no other one says something higher.
@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, and_, case, func, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.credit_rows import (
     Posting,
-    PostingKind,
     PostingState,
-    StandingRow,
     TotalsRow,
     WorkerRow,
-    WorkRow,
 )
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import PeerId
 
-_RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
+RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
 
 
 def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
@@ -59,7 +56,7 @@ def _highest(connection: Connection, posting: Posting) -> Posting | None:
             c.kind == str(posting.kind),
             c.commit_sha256 == posting.commit_sha256,
         )
-        .order_by(_RANK.desc(), c.id)
+        .order_by(RANK.desc(), c.id)
         .limit(1)
     )
     row = connection.execute(query).first()
@@ -90,7 +87,7 @@ def see_worker(connection: Connection, peer: PeerId, now_ms: int) -> None:
 
 
 class SqlCredit(SqlBase):
-    """Implements `CreditStore`; its docstrings are there."""
+    """Implements `CreditStore`, but for the reports; its docstrings are there."""
 
     def add_postings(self, postings: Sequence[Posting]) -> int:
         with self._write() as connection:
@@ -145,88 +142,3 @@ class SqlCredit(SqlBase):
         query = select(t.workers).order_by(c.last_seen_ms.desc(), c.peer).limit(limit)
         with self._read() as connection:
             return tuple(to_row(WorkerRow, row) for row in connection.execute(query))
-
-    def leaderboard(self, limit: int) -> tuple[StandingRow, ...]:
-        w, c = t.workers.c, t.worker_totals.c
-        settled = func.sum(c.settled_ucredits)
-        query = (
-            select(
-                w.peer,
-                settled.label("settled_ucredits"),
-                func.sum(c.pending_ucredits).label("pending_ucredits"),
-                w.gpu_passes,
-                w.first_seen_ms,
-                w.last_seen_ms,
-                w.display_name,
-            )
-            .join(t.worker_totals, c.worker == w.peer)
-            .group_by(w.peer)
-            .having(settled > 0)
-            .order_by(settled.desc(), w.first_seen_ms, w.peer)
-            .limit(limit)
-        )
-        with self._read() as connection:
-            return tuple(to_row(StandingRow, row) for row in connection.execute(query))
-
-    def tier_inputs(self) -> tuple[tuple[int, int], ...]:
-        w, c = t.workers.c, t.worker_totals.c
-        settled = func.coalesce(func.sum(c.settled_ucredits), 0)
-        query = (
-            select(settled, w.gpu_passes)
-            .join_from(t.workers, t.worker_totals, c.worker == w.peer, isouter=True)
-            .group_by(w.peer)
-        )
-        with self._read() as connection:
-            return tuple((int(row[0]), int(row[1])) for row in connection.execute(query))
-
-    def recent_work(self, peer: PeerId, limit: int) -> tuple[WorkRow, ...]:
-        c, work, a, p = t.commits.c, t.contributions.c, t.audits.c, t.postings.c
-        higher = t.postings.alias()
-        higher_rank = case({str(state): state.rank for state in PostingState}, value=higher.c.state)
-        overridden = select(higher.c.id).where(
-            higher.c.worker == p.worker,
-            higher.c.kind == p.kind,
-            higher.c.commit_sha256 == p.commit_sha256,
-            higher_rank > _RANK,
-        )
-        own = and_(
-            p.commit_sha256 == c.commit_sha256,
-            p.worker == c.peer,
-            p.kind != str(PostingKind.AUDIT),
-            ~overridden.exists(),
-        )
-        query = (
-            select(
-                *(c.commit_sha256, c.cycle, c.round, c.received_ms, work.status, a.outcome),
-                func.coalesce(
-                    *(func.nullif(column, "") for column in (p.code, a.code, work.code)), ""
-                ).label("code"),
-                func.coalesce(func.nullif(a.message, ""), func.nullif(work.message, ""), "").label(
-                    "message"
-                ),
-                func.coalesce(work.steps, 0).label("steps"),
-                func.coalesce(work.tokens, 0).label("tokens"),
-                p.state.label("credit_state"),
-                func.coalesce(p.amount_ucredits, 0).label("amount_ucredits"),
-            )
-            .join_from(
-                t.commits,
-                t.contributions,
-                work.commit_sha256 == c.commit_sha256,
-                isouter=True,
-            )
-            .outerjoin(t.audits, a.commit_sha256 == c.commit_sha256)
-            .outerjoin(t.postings, own)
-            .where(c.peer == peer)
-            .order_by(c.cycle.desc(), c.round.desc())
-            .limit(limit)
-        )
-        with self._read() as connection:
-            return tuple(to_row(WorkRow, row) for row in connection.execute(query))
-
-    def settled_by_kind(self) -> tuple[tuple[PostingKind, int], ...]:
-        c = t.worker_totals.c
-        query = select(c.kind, func.sum(c.settled_ucredits)).group_by(c.kind).order_by(c.kind)
-        with self._read() as connection:
-            rows = connection.execute(query)
-            return tuple((PostingKind(kind), int(amount)) for kind, amount in rows)

@@ -37,6 +37,18 @@ def save_records(connection: Connection, records: Sequence[RecordRow]) -> None:
             )
 
 
+def renew_record(connection: Connection, record: RecordRow) -> bool:
+    """Store a record in the place of an older one; see `CycleStore.replace_record`."""
+    stored = _stored(connection, record)
+    if stored is None:
+        insert_row(connection, t.records, record)
+        return True
+    if stored.seq >= record.seq:
+        return False
+    update_row(connection, t.records, _record_key(record), to_values(record))
+    return True
+
+
 def _stored(connection: Connection, record: RecordRow) -> RecordRow | None:
     return fetch_one(connection, RecordRow, t.records, **_record_key(record))
 
@@ -161,14 +173,7 @@ class SqlCycles(SqlBase):
 
     def replace_record(self, record: RecordRow) -> bool:
         with self._write() as connection:
-            stored = _stored(connection, record)
-            if stored is None:
-                insert_row(connection, t.records, record)
-                return True
-            if stored.seq >= record.seq:
-                return False
-            update_row(connection, t.records, _record_key(record), to_values(record))
-            return True
+            return renew_record(connection, record)
 
     def record(self, kind: str, cycle: int, round_number: int, peer: str = "") -> RecordRow | None:
         with self._read() as connection:

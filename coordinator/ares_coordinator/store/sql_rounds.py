@@ -1,17 +1,16 @@
-"""The first half of `RoundStore` over SQL: rounds, commits, contributions, refusals."""
+"""The first part of `RoundStore` over SQL: rounds, commits, contributions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Select, Table, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    func,
+    select,
+)
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.base_work import (
-    MAX_REFUSAL_CHARS,
-    MAX_REFUSALS_PER_PEER,
-    MAX_REFUSALS_PER_ROUND,
-)
 from ares_coordinator.store.credit_rows import Posting
 from ares_coordinator.store.rows import (
     AuditRow,
@@ -20,16 +19,16 @@ from ares_coordinator.store.rows import (
     ContributionRow,
     EquivocationRow,
     RecordRow,
-    RefusalRow,
+    RoundCounts,
     RoundRow,
     RoundState,
 )
-from ares_coordinator.store.sql_base import R, SqlBase, fetch_one, insert_row, to_row, update_row
+from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
 from ares_coordinator.store.sql_credit import append_postings, see_worker
-from ares_coordinator.store.sql_cycles import save_records
+from ares_coordinator.store.sql_cycles import renew_record, save_records
 from ares_p2p.domain import EntryStatus
-from ares_p2p.errors import CommitLate, Equivocation, InternalFault, UnknownRound
-from ares_p2p.ids import Digest, PeerId
+from ares_p2p.errors import CommitLate, CommitReplayed, Equivocation, InternalFault, UnknownRound
+from ares_p2p.ids import Digest
 
 
 def _round(connection: Connection, cycle: int, round_number: int) -> RoundRow | None:
@@ -61,7 +60,7 @@ def _check_chain(
 
 
 class SqlRounds(SqlBase):
-    """Implements `RoundStore`, but for the audits; its docstrings are there."""
+    """Implements `RoundStore` but for audits and refusals; its docstrings are there."""
 
     def open_round(
         self,
@@ -84,6 +83,20 @@ class SqlRounds(SqlBase):
             insert_row(connection, t.rounds, row)
             save_records(connection, records)
             return row
+
+    def reopen_round(
+        self, cycle: int, round_number: int, *, plan_sha256: Digest, now_ms: int, plan: RecordRow
+    ) -> RoundRow:
+        key = {"cycle": cycle, "round": round_number}
+        with self._write() as connection:
+            stored = _known_round(connection, cycle, round_number)
+            if stored.state != RoundState.OPEN or fetch_one(
+                connection, CommitRow, t.commits, **key
+            ):
+                raise InternalFault(f"round {round_number} of cycle {cycle} has begun for somebody")
+            update_row(connection, t.rounds, key, {"plan_sha256": plan_sha256, "opened_ms": now_ms})
+            renew_record(connection, plan)
+            return _known_round(connection, cycle, round_number)
 
     def close_round(
         self, cycle: int, round_number: int, *, now_ms: int, records: Sequence[RecordRow] = ()
@@ -154,6 +167,27 @@ class SqlRounds(SqlBase):
         query = select(t.rounds).where(t.rounds.c.cycle == cycle).order_by(t.rounds.c.round)
         return self._rows(RoundRow, query)
 
+    def round_counts(self, cycle: int) -> tuple[RoundCounts, ...]:
+        c, work = t.commits.c, t.contributions.c
+        refused = func.count().filter(work.status == str(EntryStatus.REFUSED))
+        judged = func.count(work.commit_sha256)
+        query = (
+            select(
+                c.round,
+                func.count().label("commits"),
+                (judged - refused).label("used"),
+                refused.label("refused"),
+            )
+            .join_from(
+                t.commits, t.contributions, work.commit_sha256 == c.commit_sha256, isouter=True
+            )
+            .where(c.cycle == cycle)
+            .group_by(c.round)
+            .order_by(c.round)
+        )
+        with self._read() as connection:
+            return tuple(to_row(RoundCounts, row) for row in connection.execute(query))
+
     def add_commit(self, commit: CommitRow, *, ack: RecordRow | None = None) -> CommitResult:
         with self._write() as connection:
             result = self._take_commit(connection, commit, ack)
@@ -183,6 +217,9 @@ class SqlRounds(SqlBase):
                 )
                 insert_row(connection, t.equivocations, evidence)
             return None
+        same = {"commit_sha256": commit.commit_sha256}
+        if fetch_one(connection, CommitRow, t.commits, **same) is not None:
+            raise CommitReplayed(f"commit {commit.commit_sha256.hex()[:12]} is another peer's")
         target = _round(connection, commit.cycle, commit.round)
         if target is None:
             raise UnknownRound(f"there is no round {commit.round} of cycle {commit.cycle}")
@@ -203,54 +240,3 @@ class SqlRounds(SqlBase):
         return self._of_round(
             ContributionRow, t.contributions, cycle, round_number, order="commit_sha256"
         )
-
-    def add_refusal(
-        self, cycle: int, round_number: int, peer: PeerId, *, code: str, message: str, now_ms: int
-    ) -> None:
-        c = t.refusals.c
-        here = (c.cycle == cycle, c.round == round_number)
-        with self._write() as connection:
-            counted = connection.execute(
-                update(t.refusals)
-                .where(*here, c.peer == peer, c.code == code)
-                .values(count=c.count + 1, last_ms=now_ms)
-            )
-            if counted.rowcount:
-                return
-            rows = select(func.count()).select_from(t.refusals).where(*here)
-            of_peer = connection.execute(rows.where(c.peer == peer)).scalar_one()
-            if of_peer >= MAX_REFUSALS_PER_PEER:
-                return
-            if connection.execute(rows).scalar_one() >= MAX_REFUSALS_PER_ROUND:
-                return
-            connection.execute(
-                insert(t.refusals).values(
-                    cycle=cycle,
-                    round=round_number,
-                    peer=peer,
-                    code=code,
-                    message=message[:MAX_REFUSAL_CHARS],
-                    count=1,
-                    first_ms=now_ms,
-                    last_ms=now_ms,
-                )
-            )
-
-    def refusals(self, cycle: int, round_number: int) -> tuple[RefusalRow, ...]:
-        return self._of_round(RefusalRow, t.refusals, cycle, round_number, order="peer")
-
-    def refusals_of(self, peer: PeerId, limit: int) -> tuple[RefusalRow, ...]:
-        c = t.refusals.c
-        query = select(t.refusals).where(c.peer == peer)
-        query = query.order_by(c.last_ms.desc(), c.code).limit(limit)
-        return self._rows(RefusalRow, query)
-
-    def _of_round(
-        self, cls: type[R], table: Table, cycle: int, round_number: int, *, order: str
-    ) -> tuple[R, ...]:
-        wanted = (table.c.cycle == cycle, table.c.round == round_number)
-        return self._rows(cls, select(table).where(*wanted).order_by(table.c[order]))
-
-    def _rows(self, cls: type[R], query: Select[tuple[object, ...]]) -> tuple[R, ...]:
-        with self._read() as connection:
-            return tuple(to_row(cls, row) for row in connection.execute(query))

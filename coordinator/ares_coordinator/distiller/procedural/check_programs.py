@@ -52,7 +52,10 @@ _REQUESTS: Final = (  # pattern of a request -> the tool that serves it
     (r"Buy the (?P<thing>\w+), (?P<count>\d+) times\.", "order_item"),
     (r"Make the light in the (?P<place>\w+) (?P<color>\w+)\.", "set_light"),
     (r"I want (?P<color>\w+) light in the (?P<place>\w+)\.", "set_light"),
-    (r"(?:Open the door of|Let me into) the (?P<place>\w+) for (?P<minutes>\d+) minutes\.", "open_door"),
+    (
+        r"(?:Open the door of|Let me into) the (?P<place>\w+) for (?P<minutes>\d+) minutes\.",
+        "open_door",
+    ),
 )
 _NUMERIC: Final = frozenset({"minutes", "count", "hour"})
 
@@ -82,15 +85,17 @@ def _list_words(spec: CheckSpec) -> str:
 
 def _list_value(spec: CheckSpec, xs: Sequence[int]) -> int | list[int]:
     (keep, k), (change, m) = _split(spec.text("keep")), _split(spec.text("change"))
-    values: list[int] = []
-    for x in xs:
-        if _KEEPS[keep][1](x, k):
-            values.append(_CHANGES[change][1](x, m))
-    return {"list": values, "sum": sum(values), "len": len(values)}[spec.text("fold")]
+    values = [_CHANGES[change][1](x, m) for x in xs if _KEEPS[keep][1](x, k)]
+    folded: dict[str, int | list[int]] = {"list": values, "sum": sum(values), "len": len(values)}
+    return folded[spec.text("fold")]
 
 
 def _text_words(spec: CheckSpec) -> str:
-    words = {"upper": "makes it upper case", "lower": "makes it lower case", "reverse": "reverses it"}
+    words = {
+        "upper": "makes it upper case",
+        "lower": "makes it lower case",
+        "reverse": "reverses it",
+    }
     parts = []
     for step in spec.texts("steps"):
         name, _, rest = step.partition(" ")
@@ -138,12 +143,14 @@ def function_program(spec: CheckSpec, answer: str) -> tuple[Program, tuple[objec
     inputs: dict[str, tuple[int | str | tuple[int, ...], ...]] = {
         "number_function": NUMBERS, "list_function": LISTS, "text_function": TEXTS,
     }  # fmt: skip
+    expected: tuple[object, ...]
     try:
-        expected: tuple[object, ...] = {
-            "number_function": lambda: tuple(_number_value(spec, x) for x in NUMBERS),
-            "list_function": lambda: tuple(_list_value(spec, xs) for xs in LISTS),
-            "text_function": lambda: tuple(_text_value(spec, s) for s in TEXTS),
-        }[spec.kind]()
+        if spec.kind == "number_function":
+            expected = tuple(_number_value(spec, x) for x in NUMBERS)
+        elif spec.kind == "list_function":
+            expected = tuple(_list_value(spec, xs) for xs in LISTS)
+        else:
+            expected = tuple(_text_value(spec, s) for s in TEXTS)
     except (KeyError, ValueError) as error:
         raise PayloadMalformed("a step of the function is unknown") from error
     return Program(answer, spec.text("_name"), inputs[spec.kind]), expected

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 from ares_coordinator.distiller.procedural.spec import CheckSpec
@@ -26,14 +27,14 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[A-Za-z]+", text.replace("'s", ""))
 
 
-def story(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def story(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """Three sentences that use the three words."""
     sentences = [part for part in re.split(r"(?<=[.!?])\s+", answer.strip()) if part]
     whole = all(sentence[-1] in ".!?" for sentence in sentences)
     return whole and len(sentences) == 3 and set(spec.texts("words")) <= set(_words(answer.lower()))
 
 
-def couplet(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def couplet(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """Two lines; the first ends with one word, the second has the other and the name."""
     lines = answer.strip().split("\n")
     if len(lines) != 2 or not _words(lines[0]):
@@ -44,7 +45,7 @@ def couplet(spec: CheckSpec, prompt: str, answer: str) -> bool:
     } <= set(_words(lines[1]))
 
 
-def alliteration(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def alliteration(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """One sentence of exactly the given words, all with one first letter; "The" may open it."""
     words = _words(answer)
     if words and words[0] == "The":
@@ -53,7 +54,7 @@ def alliteration(spec: CheckSpec, prompt: str, answer: str) -> bool:
     return same_letter and sorted(words) == spec.texts("words") and answer.strip().endswith(".")
 
 
-def acrostic(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def acrostic(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """Lines of two words whose first letters spell the word."""
     lines = [line.split() for line in answer.strip().split("\n")]
     if any(len(line) != 2 for line in lines):
@@ -65,7 +66,7 @@ def _cased(text: str, case: str) -> str:
     return {"upper case": text.upper(), "title case": text.capitalize()}.get(case, text)
 
 
-def edit(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def edit(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """Words in the wanted order and case; the order by counting smaller words."""
     words, action = spec.texts("words"), spec.text("action")
     if action == "sort":
@@ -76,22 +77,26 @@ def edit(spec: CheckSpec, prompt: str, answer: str) -> bool:
     return answer.strip() == ", ".join(_cased(word, spec.text("case")) for word in words)
 
 
-def numbers(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def numbers(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """Numbers in order, or the one that no other exceeds."""
     values, action = spec.numbers("values"), spec.text("action")
-    if not re.fullmatch(r"\d+(, \d+)*", answer.strip()):
+    if not re.fullmatch(r"\d{1,9}(, \d{1,9})*", answer.strip()):
         return False
     given = [int(number) for number in answer.split(", ")]
     if action in ("largest", "smallest"):
         sign = 1 if action == "largest" else -1
-        return len(given) == 1 and all(sign * (given[0] - v) >= 0 for v in values) and given[0] in values
+        return (
+            len(given) == 1
+            and all(sign * (given[0] - v) >= 0 for v in values)
+            and given[0] in values
+        )
     if set(given) != set(values) or len(given) != len(values):
         return False
-    steps = zip(given, given[1:], strict=False)
-    return all((a < b) == (action == "from small to large") for a, b in steps)
+    upwards = action == "from small to large"
+    return all((a < b) == upwards for a, b in pairwise(given))
 
 
-def pick(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def pick(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """The word at the named place, in the wanted style."""
     words, style = spec.texts("words"), spec.text("style")
     place = ("first", "second", "third", "last").index(spec.text("ordinal"))
@@ -100,9 +105,11 @@ def pick(spec: CheckSpec, prompt: str, answer: str) -> bool:
     return answer.strip() == shown
 
 
-def swap(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def swap(spec: CheckSpec, _prompt: str, answer: str) -> bool:
     """The list with one word replaced wherever it stands."""
-    text = re.sub(rf"\b{re.escape(spec.text('old'))}\b", spec.text("new"), " ".join(spec.texts("words")))
+    text = re.sub(
+        rf"\b{re.escape(spec.text('old'))}\b", spec.text("new"), " ".join(spec.texts("words"))
+    )
     return answer.strip() == text
 
 
@@ -132,7 +139,9 @@ def moved(spec: CheckSpec, prompt: str, answer: str) -> bool:
 
 
 def _in_voice(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    found = re.search(r'You are (.+?)\. Begin with "(.+?)", call the user "(.+?)", end with "(.+?)"', prompt)
+    found = re.search(
+        r'You are (.+?)\. Begin with "(.+?)", call the user "(.+?)", end with "(.+?)"', prompt
+    )
     if found is None:
         raise PayloadMalformed("the system text names no persona")
     who, greeting, address, farewell = found.groups()
@@ -149,7 +158,7 @@ def _speaks(*fields: str, also: Callable[[CheckSpec, str, str], bool] = lambda *
     return checker
 
 
-def _knows(spec: CheckSpec, prompt: str, answer: str) -> bool:
+def _knows(spec: CheckSpec, prompt: str, _answer: str) -> bool:
     return f"the {spec.text('thing')} is in the {spec.text('place')}." in prompt
 
 

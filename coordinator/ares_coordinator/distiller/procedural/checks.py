@@ -42,7 +42,7 @@ KINDS: Final[dict[str, frozenset[str]]] = {
 BATCH = 64  # rows whose code shares one child
 _TOOL_KINDS: Final = KINDS["tool_use"]
 _FUNCTIONS: Final = frozenset({"number_function", "list_function", "text_function"})
-_EQUATION: Final = re.compile(r"(?<![\d*+-] )(?<!\d)(\d+) ([+*-]) (\d+) = (-?\d+)")
+_EQUATION: Final = re.compile(r"(?<![\d*+-] )(?<!\d)(\d{1,9}) ([+*-]) (\d{1,9}) = (-?\d{1,18})")
 
 
 def _turn(messages: Sequence[Message], role: str) -> str:
@@ -101,27 +101,70 @@ def _says(text: str, fragment: str) -> bool:
 
 _STATES: Final[dict[str, Callable[[CheckSpec, str], bool]]] = {  # kinds that are told in code
     **dict.fromkeys(_FUNCTIONS, lambda spec, prompt: function_states(spec) in prompt),
-    "call": lambda spec, prompt: True,  # the verifier parses the request again
-    "pair": lambda spec, prompt: True,
-    "result": lambda spec, prompt: spec.text("reply") in prompt
-    and all(call in prompt for call in spec.texts("calls")),
-    "direction": lambda spec, prompt: f"faces {spec.text('start')} and turns "
-    f"{', '.join(spec.texts('turns'))}." in prompt,
-    "tally": lambda spec, prompt: _signed_changes(prompt) == _tally_states(spec)
-    and _says(prompt, f"has {spec.number('start')}"),
+    "call": lambda *_: True,  # the verifier parses the request again
+    "pair": lambda *_: True,
+    "result": lambda spec, prompt: (
+        spec.text("reply") in prompt and all(call in prompt for call in spec.texts("calls"))
+    ),
+    "direction": lambda spec, prompt: (
+        f"faces {spec.text('start')} and turns {', '.join(spec.texts('turns'))}." in prompt
+    ),
+    "tally": lambda spec, prompt: (
+        _signed_changes(prompt) == _tally_states(spec)
+        and _says(prompt, f"has {spec.number('start')}")
+    ),
     "boxes": lambda spec, prompt: (
         f"{spec.number('count')} boxes with {spec.number('each')} " in prompt
         and f"{abs(spec.number('rest'))} {'more' if spec.number('rest') > 0 else 'of them are sold'}"
         in prompt
     ),
-    "edit": lambda spec, prompt: f": {', '.join(spec.texts('words'))}." in prompt
-    and prompt.startswith({"sort": "Sort", "reverse": "Reverse", "copy": "Repeat"}[spec.text("action")])
-    and (_says(prompt, f"in {spec.text('case')}") if spec.text("case") else " in " not in prompt),
-    "pick": lambda spec, prompt: f": {', '.join(spec.texts('words'))}." in prompt
-    and _says(prompt, f"{spec.text('ordinal')} word {spec.text('style')}".strip()),
-    "swap": lambda spec, prompt: prompt
-    == f"Replace {spec.text('old')} by {spec.text('new')}: {' '.join(spec.texts('words'))}.",
+    "edit": lambda spec, prompt: (
+        f": {', '.join(spec.texts('words'))}." in prompt
+        and prompt.startswith(
+            {"sort": "Sort", "reverse": "Reverse", "copy": "Repeat"}[spec.text("action")]
+        )
+        and (
+            _says(prompt, f"in {spec.text('case')}") if spec.text("case") else " in " not in prompt
+        )
+    ),
+    "pick": lambda spec, prompt: (
+        f": {', '.join(spec.texts('words'))}." in prompt
+        and _says(prompt, f"{spec.text('ordinal')} word {spec.text('style')}".strip())
+    ),
+    "swap": lambda spec, prompt: (
+        prompt
+        == f"Replace {spec.text('old')} by {spec.text('new')}: {' '.join(spec.texts('words'))}."
+    ),
 }
+
+_QUESTIONS: Final[dict[str, tuple[str, ...]]] = {  # one of these ends the last user turn
+    "lookup": ("Where is {name}'s {thing}?",),
+    "owner": ("Who has something in the {place}?",),
+    "count": ("How many people have something in the {place}?",),
+    "moved": ("Where is the {thing} now?",),
+    "fact": (
+        "Where is the {thing}?",
+        "I am looking for the {thing}.",
+        "Have you seen the {thing}?",
+    ),
+    "unknown": (
+        "Where is the {thing}?",
+        "I am looking for the {thing}.",
+        "Have you seen the {thing}?",
+    ),
+    "greet": ("I am {name}, a {job} from {city}.",),
+    "recall": ("What is my name, and what do I have?",),
+    "no_tool": ("{request}",),
+}
+
+
+def _is_asked(spec: CheckSpec, request: str) -> bool:
+    wordings = _QUESTIONS.get(spec.kind)
+    texts = {name: value for name, value in spec.fields.items() if isinstance(value, str)}
+    try:
+        return wordings is None or request.endswith(tuple(w.format(**texts) for w in wordings))
+    except KeyError:
+        return False
 
 
 def _check_statement(example: Example, spec: CheckSpec) -> None:
@@ -133,6 +176,8 @@ def _check_statement(example: Example, spec: CheckSpec) -> None:
         if spec.kind in ("call", "pair") and "\n".join(spec.texts("calls")) != example.answer:
             raise PayloadMalformed("the check names other calls than the answer makes")
         return
+    if not _is_asked(spec, _turn(example.messages, "user")):
+        raise PayloadMalformed(f"the last question is not that of a {spec.kind} task")
     for leaf in _leaves(spec):
         if not _says(prompt, leaf):
             raise PayloadMalformed(f"the prompt does not mention {leaf[:40]!r} of its check")
@@ -146,7 +191,9 @@ def _check_form(example: Example) -> CheckSpec:
     fields: dict[str, str | int | list[str] | list[int]] = {}
     for name, value in spec.fields.items():
         if isinstance(value, list):
-            fields[name] = spec.numbers(name) if value and type(value[0]) is int else spec.texts(name)
+            fields[name] = (
+                spec.numbers(name) if value and type(value[0]) is int else spec.texts(name)
+            )
         else:
             fields[name] = spec.number(name) if isinstance(value, int) else spec.text(name)
     if example.check != check_text(spec.kind, fields):

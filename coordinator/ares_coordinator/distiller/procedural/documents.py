@@ -108,7 +108,9 @@ def moved(rng: random.Random) -> Draft:
     ]
     if rng.random() < 0.5:
         facts.append(f"{names[3]} took the {other} to the {places[3]}.")
-    thing, place = rng.choice(((thing, places[2]), (other, places[3] if len(facts) == 4 else places[1])))
+    thing, place = rng.choice(
+        ((thing, places[2]), (other, places[3] if len(facts) == 4 else places[1]))
+    )
     return ask(
         f"{_document(rng, facts, names)} Where is the {thing} now?",
         f"The {thing} is in the {place}. Answer: {place}",
@@ -162,7 +164,13 @@ def greet(rng: random.Random) -> Draft:
     return ask(
         f"I am {name}, a {job} from {city}.",
         _speech(who, f"So {name} the {job} comes from {city}."),
-        spec={"who": who, "name": name, "job": job, "city": city, "_secret": f"{name} likes the {thing}."},
+        spec={
+            "who": who,
+            "name": name,
+            "job": job,
+            "city": city,
+            "_secret": f"{name} likes the {thing}.",
+        },
         system=_system(who, f"{name} likes the {thing}."),
     )
 

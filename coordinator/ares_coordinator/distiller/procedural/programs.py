@@ -29,7 +29,10 @@ TOOLS: Final[dict[str, tuple[str, ...]]] = {
 REQUESTS: Final[dict[str, tuple[str, ...]]] = {
     "get_weather": ("What is the weather in {city} on {day}?", "Will it rain in {city} on {day}?"),
     "get_time": ("What time is it in {city}?", "Tell me the time in {city}."),
-    "book_train": ("Book a train from {origin} to {city}.", "I need a train from {origin} to {city}."),
+    "book_train": (
+        "Book a train from {origin} to {city}.",
+        "I need a train from {origin} to {city}.",
+    ),
     "send_message": ("Write {name} the message {text}.", "Send {text} to {name}."),
     "call_person": ("Call {name} at {hour}.", "I want to talk to {name} at {hour}."),
     "set_timer": ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes."),
@@ -66,13 +69,22 @@ def list_function(rng: random.Random) -> Draft:
     """A function of a list: keep some numbers, change them, perhaps fold them."""
     k, m = rng.randint(2, 12), rng.randint(2, 9)
     keep, kept, test = rng.choice(
-        ((f">{k}", f"greater than {k}", f"x > {k}"), (f"<{k}", f"less than {k}", f"x < {k}"),
-         ("even", "even", "x % 2 == 0"), ("odd", "odd", "x % 2 == 1"),
-         (f"!={k}", f"not {k}", f"x != {k}"))
+        (
+            (f">{k}", f"greater than {k}", f"x > {k}"),
+            (f"<{k}", f"less than {k}", f"x < {k}"),
+            ("even", "even", "x % 2 == 0"),
+            ("odd", "odd", "x % 2 == 1"),
+            (f"!={k}", f"not {k}", f"x != {k}"),
+        )
     )
     change, changed, value = rng.choice(
-        (("same", "", "x"), (f"*{m}", f", times {m}", f"x * {m}"), (f"+{m}", f", plus {m}", f"x + {m}"),
-         (f"-{m}", f", minus {m}", f"x - {m}"), ("square", ", squared", "x * x"))
+        (
+            ("same", "", "x"),
+            (f"*{m}", f", times {m}", f"x * {m}"),
+            (f"+{m}", f", plus {m}", f"x + {m}"),
+            (f"-{m}", f", minus {m}", f"x - {m}"),
+            ("square", ", squared", "x * x"),
+        )
     )
     fold = rng.choice(("list", "list", "sum", "len"))
     what = {"list": "the list", "sum": "the sum", "len": "the number"}[fold]
@@ -92,10 +104,14 @@ def text_function(rng: random.Random) -> Draft:
     for _ in range(rng.choice((2, 3, 3))):
         k, mark = rng.randint(2, 6), rng.choice("!?.-*")
         step, word, call = rng.choice(
-            (("upper", "makes it upper case", "{}.upper()"), ("lower", "makes it lower case", "{}.lower()"),
-             ("reverse", "reverses it", "{}[::-1]"), (f"first {k}", f"keeps the first {k} letters", "{}[:%d]" % k),
-             (f"last {k}", f"keeps the last {k} letters", "{}[-%d:]" % k),
-             (f"add {mark}", f"adds {mark} at the end", "({} + '%s')" % mark))
+            (
+                ("upper", "makes it upper case", "{}.upper()"),
+                ("lower", "makes it lower case", "{}.lower()"),
+                ("reverse", "reverses it", "{}[::-1]"),
+                (f"first {k}", f"keeps the first {k} letters", f"{{}}[:{k}]"),
+                (f"last {k}", f"keeps the last {k} letters", f"{{}}[-{k}:]"),
+                (f"add {mark}", f"adds {mark} at the end", f"({{}} + '{mark}')"),
+            )
         )
         if step in steps:
             continue
@@ -136,9 +152,16 @@ def _toolbox(rng: random.Random, *needed: str) -> str:
 def _arguments(rng: random.Random, tool: str) -> dict[str, str | int]:
     origin, city = rng.sample(CITIES, 2)
     pool: dict[str, str | int] = {
-        "origin": origin, "city": city, "name": rng.choice(NAMES), "text": rng.choice(TEXTS),
-        "minutes": rng.randint(1, 59), "thing": rng.choice(THINGS), "count": rng.randint(2, 20),
-        "place": rng.choice(PLACES), "color": rng.choice(COLORS), "day": rng.choice(DAYS),
+        "origin": origin,
+        "city": city,
+        "name": rng.choice(NAMES),
+        "text": rng.choice(TEXTS),
+        "minutes": rng.randint(1, 59),
+        "thing": rng.choice(THINGS),
+        "count": rng.randint(2, 20),
+        "place": rng.choice(PLACES),
+        "color": rng.choice(COLORS),
+        "day": rng.choice(DAYS),
         "hour": rng.randint(1, 23),
     }
     return {name: pool[name] for name in TOOLS[tool]}
@@ -178,10 +201,16 @@ def result(rng: random.Random) -> Draft:
     city, degrees, hour = rng.choice(CITIES), rng.randint(2, 35), rng.randint(1, 23)
     thing, place = rng.choice(THINGS), rng.choice(PLACES)
     tool, arguments, reply, answer = rng.choice(
-        (("get_weather", {"city": city, "day": rng.choice(DAYS)}, {"degrees": degrees},
-          f"It will be {degrees} degrees in {city}."),
-         ("get_time", {"city": city}, {"hour": hour}, f"It is {hour}:00 in {city}."),
-         ("find_item", {"thing": thing}, {"place": place}, f"Your {thing} is in the {place}."))
+        (
+            (
+                "get_weather",
+                {"city": city, "day": rng.choice(DAYS)},
+                {"degrees": degrees},
+                f"It will be {degrees} degrees in {city}.",
+            ),
+            ("get_time", {"city": city}, {"hour": hour}, f"It is {hour}:00 in {city}."),
+            ("find_item", {"thing": thing}, {"place": place}, f"Your {thing} is in the {place}."),
+        )
     )
     request = rng.choice(REQUESTS[tool]).format(**arguments)
     messages = (
@@ -200,7 +229,9 @@ def pair(rng: random.Random) -> Draft:
     arguments = [_arguments(rng, tool) for tool in tools]
     parts = [rng.choice(REQUESTS[t]).format(**a) for t, a in zip(tools, arguments, strict=True)]
     calls = [_call(t, a) for t, a in zip(tools, arguments, strict=True)]
-    return ask(" ".join(parts), "\n".join(calls), spec={"calls": calls}, system=_toolbox(rng, *tools))
+    return ask(
+        " ".join(parts), "\n".join(calls), spec={"calls": calls}, system=_toolbox(rng, *tools)
+    )
 
 
 CODE: Final[dict[str, Family]] = {
@@ -209,4 +240,9 @@ CODE: Final[dict[str, Family]] = {
     "text_function": text_function,
     "trace": trace,
 }
-TOOL_USE: Final[dict[str, Family]] = {"call": call, "no_tool": no_tool, "result": result, "pair": pair}
+TOOL_USE: Final[dict[str, Family]] = {
+    "call": call,
+    "no_tool": no_tool,
+    "result": result,
+    "pair": pair,
+}

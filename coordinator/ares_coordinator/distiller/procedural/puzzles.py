@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Final
 
 from ares_coordinator.distiller.procedural.draft import Draft, Family, ask
@@ -23,7 +24,7 @@ def order(rng: random.Random) -> Draft:
     people = rng.sample(NAMES, rng.choice((3, 3, 4)))  # from most to least
     more, less, most, least = rng.choice(SCALES)
     facts = []
-    for high, low in zip(people, people[1:], strict=False):
+    for high, low in pairwise(people):
         flip = rng.random() < 0.4
         facts.append(f"{low} is {less} than {high}." if flip else f"{high} is {more} than {low}.")
     rng.shuffle(facts)
@@ -62,7 +63,7 @@ def expression(rng: random.Random) -> Draft:
 def syllogism(rng: random.Random) -> Draft:
     """What follows from a chain of "every" with a "no" at its end."""
     words = rng.sample(NONSENSE, rng.choice((3, 4)))
-    facts = [f"Every {a} is a {b}." for a, b in zip(words, words[1:-1], strict=False)]
+    facts = [f"Every {a} is a {b}." for a, b in pairwise(words[:-1])]
     negative = rng.random() < 0.4
     facts.append(f"{'No' if negative else 'Every'} {words[-2]} is a {words[-1]}.")
     first, last = rng.sample(range(len(words)), 2)
@@ -84,7 +85,9 @@ def syllogism(rng: random.Random) -> Draft:
 def direction(rng: random.Random) -> Draft:
     """Where somebody faces after some turns."""
     start = rng.randrange(4)
-    turns = [rng.choice(("right", "left", "left", "right", "around")) for _ in range(rng.randint(3, 6))]
+    turns = [
+        rng.choice(("right", "left", "left", "right", "around")) for _ in range(rng.randint(3, 6))
+    ]
     headings, heading = [], start
     for turn in turns:
         heading = (heading + TURNS[turn]) % 4
@@ -109,7 +112,11 @@ def tally(rng: random.Random) -> Draft:
         wording = rng.choice(
             (f"gives {change} to {others[position]}", f"loses {change}", f"sells {change}")
             if lose
-            else (f"gets {change} from {others[position]}", f"finds {change} more", f"buys {change}")
+            else (
+                f"gets {change} from {others[position]}",
+                f"finds {change} more",
+                f"buys {change}",
+            )
         )
         story.append(f"{name} {wording}.")
         signed = -change if lose else change
@@ -145,8 +152,12 @@ def clock(rng: random.Random) -> Draft:
     hour, minute = rng.randint(1, 22), 5 * rng.randrange(12)
     takes = 5 * rng.randint(1, 18)
     event = rng.choice(
-        (f"A train to {rng.choice(CITIES)} leaves at", f"{rng.choice(NAMES)}'s class starts at",
-         "A film starts at", "The bread goes into the oven at")
+        (
+            f"A train to {rng.choice(CITIES)} leaves at",
+            f"{rng.choice(NAMES)}'s class starts at",
+            "A film starts at",
+            "The bread goes into the oven at",
+        )
     )
     late, past = divmod(minute + takes, 60)
     end = f"{hour + late}:{past:02d}"

@@ -9,9 +9,11 @@ this package's tasks. Code in general belongs into a container.
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,8 +24,12 @@ TIMEOUT_S: Final = 10.0  # wall clock of one child; a batch of 64 takes 0.05 s
 CPU_S: Final = 5
 MEMORY_BYTES: Final = 512 * 1024**2
 MAX_SOURCE_CHARS: Final = 2_000
+MAX_RESULT_CHARS: Final = 20_000  # what one program may return and print, as JSON
 MAX_CONSTANT: Final = 10**6  # longer loops and texts are none of these tasks
-_BUILTINS: Final = frozenset({"len", "sum", "max", "min", "sorted", "abs", "str", "range", "print", "list"})
+_BUILTINS: Final = frozenset(
+    {"len", "sum", "max", "min", "sorted", "abs", "str", "range", "print", "list"}
+)
+_PYTHON_NAMES: Final = frozenset(dir(builtins))
 _METHODS: Final = frozenset({"upper", "lower", "append", "join", "strip"})
 _NODES: Final = (
     ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign,
@@ -45,10 +51,11 @@ for source, function, inputs in job["programs"]:
         with contextlib.redirect_stdout(out):
             exec(source, space)
             values = [space[function](value) for value in inputs] if function else [None]
-        results.append([values, out.getvalue()])
-        json.dumps(results[-1])
+        result = [values, out.getvalue()]
+        fits = len(json.dumps(result)) <= job["max_result_chars"]
     except Exception:
-        results.append(None)
+        fits = False
+    results.append(result if fits else None)
 sys.stdout.write(json.dumps(results))
 """
 
@@ -71,54 +78,67 @@ class Outcome:
 
 
 def is_harmless(source: str) -> bool:
-    """Return whether `source` uses nothing but the syntax that these tasks need."""
+    """Return whether `source` uses nothing but the syntax and the names that these tasks need."""
     if len(source) > MAX_SOURCE_CHARS:
         return False
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a strange escape in somebody's text is not our bug
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    for node in ast.walk(tree):
-        if not isinstance(node, _NODES):
-            return False
-        if isinstance(node, ast.FunctionDef) and (node.decorator_list or node.name.startswith("_")):
-            return False
-        if isinstance(node, ast.Name) and node.id.startswith("_"):
-            return False
-        if isinstance(node, ast.Attribute) and node.attr not in _METHODS:
-            return False
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
-            return False
-        if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > MAX_CONSTANT:
-            return False
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not _may_call(node.func.id, tree):
-            return False
-    return True
+    own = frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+    return all(_is_harmless_node(node, own) for node in ast.walk(tree))
 
 
-def _may_call(name: str, tree: ast.Module) -> bool:
-    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return name in _BUILTINS or name in own
+def _is_free_name(name: str) -> bool:
+    return not name.startswith("_") and name not in _PYTHON_NAMES
 
 
-def run_programs(programs: Sequence[Program]) -> list[Outcome | None]:
+def _is_harmless_node(node: ast.AST, own: frozenset[str]) -> bool:
+    match node:
+        case ast.FunctionDef():
+            return _is_free_name(node.name) and not node.decorator_list
+        case ast.arg():
+            return _is_free_name(node.arg)
+        case ast.Name(id=name, ctx=context):  # a builtin may be read if it is listed, never bound
+            return _is_free_name(name) or (name in _BUILTINS and isinstance(context, ast.Load))
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _BUILTINS or name in own
+        case ast.Call(func=function):
+            return isinstance(function, ast.Attribute)
+        case ast.Attribute(attr=name):
+            return name in _METHODS
+        case ast.BinOp(op=ast.Pow() | ast.LShift()):
+            return False
+        case ast.Constant(value=int() as value):
+            return abs(value) <= MAX_CONSTANT
+    return isinstance(node, _NODES)
+
+
+def run_programs(programs: Sequence[Program], *, cpu_s: int = CPU_S) -> list[Outcome | None]:
     """Return the outcome of every program, None where it failed or was not let through.
 
     All harmless ones share one child; if that child is killed, each of them runs in its own.
 
+    Args:
+        programs: what to run.
+        cpu_s: processor seconds of one child.
     Raises: InternalFault: no child can be started.
     """
-    allowed = [program for program in programs if is_harmless(program.source)]
-    ran = iter(_run(allowed))
-    return [next(ran) if is_harmless(program.source) else None for program in programs]
+    harmless = [is_harmless(program.source) for program in programs]
+    allowed = [program for program, good in zip(programs, harmless, strict=True) if good]
+    ran = iter(_run(allowed, cpu_s=cpu_s))
+    return [next(ran) if good else None for good in harmless]
 
 
-def _run(programs: Sequence[Program]) -> list[Outcome | None]:
+def _run(programs: Sequence[Program], *, cpu_s: int) -> list[Outcome | None]:
     if not programs:
         return []
     job = {
-        "cpu_s": CPU_S,
+        "cpu_s": cpu_s,
         "memory": MEMORY_BYTES,
+        "max_result_chars": MAX_RESULT_CHARS,
         "programs": [[p.source, p.function, p.inputs] for p in programs],
     }
     try:
@@ -135,12 +155,13 @@ def _run(programs: Sequence[Program]) -> list[Outcome | None]:
         return [_outcome(result) for result in json.loads(child.stdout)]
     if len(programs) == 1:
         return [None]
-    return [_run([program])[0] for program in programs]
+    return [_run([program], cpu_s=cpu_s)[0] for program in programs]
 
 
 def _outcome(result: list[object] | None) -> Outcome | None:
     if result is None:
         return None
     values, printed = result
-    assert isinstance(values, list) and isinstance(printed, str)  # our own child wrote it
+    assert isinstance(values, list)  # our own child wrote it
+    assert isinstance(printed, str)
     return Outcome(tuple(values), printed)

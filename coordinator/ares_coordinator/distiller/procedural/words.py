@@ -30,7 +30,9 @@ ANIMALS: Final = tuple(
     "rabbit seal tiger wolf yak zebra badger camel deer falcon goose heron lizard monkey owl "
     "parrot raven shark turtle".split()
 )
-COLORS: Final = tuple("red blue green black white yellow brown pink gray purple orange gold".split())
+COLORS: Final = tuple(
+    "red blue green black white yellow brown pink gray purple orange gold".split()
+)
 JOBS: Final = tuple(
     "baker farmer pilot nurse painter sailor teacher judge miner tailor doctor singer".split()
 )

@@ -6,6 +6,7 @@ Creative rows teach form only: a program can count lines and find rhymes, it can
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 from ares_coordinator.distiller.procedural.draft import Draft, Family, ask, listing
@@ -28,10 +29,22 @@ STORIES: Final = {  # mood -> three sentences about an animal, a thing and a pla
     "brave": "The {a} carried the {t} into the {p}. The storm was strong. The {a} did not turn back.",
 }
 RHYMES: Final = (
-    "sea tree free bee", "night light bright sight", "rain train lane grain", "star car far jar",
-    "day way play bay", "gold cold old bold", "sky fly high dry", "wing sing ring king",
-    "moon spoon noon tune", "blue shoe true new", "boat coat note goat", "snow grow glow slow",
-    "hill still mill chill", "bell shell well tell", "stone bone alone phone", "song long strong gong",
+    "sea tree free bee",
+    "night light bright sight",
+    "rain train lane grain",
+    "star car far jar",
+    "day way play bay",
+    "gold cold old bold",
+    "sky fly high dry",
+    "wing sing ring king",
+    "moon spoon noon tune",
+    "blue shoe true new",
+    "boat coat note goat",
+    "snow grow glow slow",
+    "hill still mill chill",
+    "bell shell well tell",
+    "stone bone alone phone",
+    "song long strong gong",
 )
 LINES: Final = (  # first and second line of a couplet, by the place of the two words
     ("We sing about the {}", "and then we think of {}"),
@@ -45,7 +58,9 @@ def story(rng: random.Random) -> Draft:
     """Three sentences with three given words, in a given mood."""
     animal, thing, place = rng.choice(ANIMALS), rng.choice(THINGS), rng.choice(PLACES)
     mood = rng.choice(list(STORIES))
-    opening = rng.choice(("Write a {} story of three sentences", "Tell a {} tale in three sentences"))
+    opening = rng.choice(
+        ("Write a {} story of three sentences", "Tell a {} tale in three sentences")
+    )
     return ask(
         f"{opening.format(mood)} with the words {animal}, {thing} and {place}.",
         STORIES[mood].format(a=animal, t=thing, p=place),
@@ -114,12 +129,20 @@ def edit(rng: random.Random) -> Draft:
     if not case and action == "copy":
         case = "upper case"
     done = {"sort": sorted(words), "reverse": words[::-1], "copy": words}[action]
-    shown = {"": str, "upper case": str.upper, "lower case": str.lower, "title case": str.title}[case]
-    verb = {"sort": "Sort these words", "reverse": "Reverse the order of these words",
-            "copy": "Repeat these words"}[action]
+    shown: dict[str, Callable[[str], str]] = {
+        "": str,
+        "upper case": str.upper,
+        "lower case": str.lower,
+        "title case": str.title,
+    }
+    verb = {
+        "sort": "Sort these words",
+        "reverse": "Reverse the order of these words",
+        "copy": "Repeat these words",
+    }[action]
     return ask(
         f"{verb}{f' in {case}' if case else ''}: {', '.join(words)}.",
-        ", ".join(shown(word) for word in done),
+        ", ".join(shown[case](word) for word in done),
         spec={"action": action, "case": case, "words": words},
     )
 
@@ -145,7 +168,9 @@ def pick(rng: random.Random) -> Draft:
     place = {"first": 0, "second": 1, "third": 2, "last": -1}[ordinal]
     answer = words[place]
     style = rng.choice(("", " in upper case", " with a question mark"))
-    shown = {"": answer, " in upper case": answer.upper(), " with a question mark": answer + "?"}[style]
+    shown = {"": answer, " in upper case": answer.upper(), " with a question mark": answer + "?"}[
+        style
+    ]
     return ask(
         f"Answer with the {ordinal} word{style}: {', '.join(words)}.",
         shown,
@@ -172,4 +197,9 @@ CREATIVE: Final[dict[str, Family]] = {
     "alliteration": alliteration,
     "acrostic": acrostic,
 }
-INSTRUCTION: Final[dict[str, Family]] = {"edit": edit, "numbers": numbers, "pick": pick, "swap": swap}
+INSTRUCTION: Final[dict[str, Family]] = {
+    "edit": edit,
+    "numbers": numbers,
+    "pick": pick,
+    "swap": swap,
+}

@@ -1,0 +1,34 @@
+"""Faults of a request, their HTTP status, and the one shape in which every fault is answered."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from ares_p2p.errors import (
+    AresError,
+    DiskFull,
+    MethodRefused,
+    NetworkFault,
+    PeerFault,
+    RateLimited,
+    UnknownPath,
+    UnknownWorker,
+)
+
+_STATUS: dict[type[AresError], HTTPStatus] = {
+    UnknownWorker: HTTPStatus.NOT_FOUND,
+    UnknownPath: HTTPStatus.NOT_FOUND,
+    MethodRefused: HTTPStatus.METHOD_NOT_ALLOWED,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    PeerFault: HTTPStatus.BAD_REQUEST,
+    NetworkFault: HTTPStatus.SERVICE_UNAVAILABLE,
+    DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+
+
+def status_of(fault: AresError) -> int:
+    """Return the HTTP status of a fault: 4xx is the asker's, 5xx is ours."""
+    for cls in type(fault).__mro__:  # the closest class that has a status
+        if cls in _STATUS:
+            return _STATUS[cls]
+    return HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,0 +1,118 @@
+"""Everything a reply needs from the store, read in one call to its thread.
+
+One call sees one moment: nothing is written in between. Bounded: a page of workers, a page of a
+worker's rounds; cycles and rounds are few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ares_coordinator.store.base import Store
+from ares_coordinator.store.credit_rows import (
+    ActiveWorkerRow,
+    CountsRow,
+    PostingKind,
+    TotalsRow,
+    WorkerRow,
+    WorkRow,
+)
+from ares_coordinator.store.rows import (
+    CycleRow,
+    DatasetRow,
+    MetaKey,
+    RefusalRow,
+    RoundCounts,
+    RoundRow,
+)
+from ares_p2p.ids import PeerId
+
+MAX_WORKERS = 100  # in a reply: a page shows no more, and each costs a query
+MAX_REFUSALS = 500  # of a cycle; the newest
+MAX_RECENT = 50  # rounds of one worker
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRead:
+    """The newest cycle, its rounds, and who works."""
+
+    cycle: CycleRow | None
+    rounds: tuple[RoundRow, ...]
+    round_counts: tuple[RoundCounts, ...]
+    refusals: tuple[RefusalRow, ...]
+    counts: CountsRow
+    workers: tuple[ActiveWorkerRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreditsRead:
+    """Credit of the whole network."""
+
+    tier_inputs: tuple[tuple[int, int], ...]
+    settled_by_kind: tuple[tuple[PostingKind, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRead:
+    """One worker with all that can be said."""
+
+    worker: WorkerRow
+    totals: tuple[TotalsRow, ...]
+    work: tuple[WorkRow, ...]
+    refusals: tuple[RefusalRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRead:
+    """Everything at a glance."""
+
+    name: str
+    network_id: str
+    cycles: tuple[CycleRow, ...]
+    training: TrainingRead
+    datasets: tuple[DatasetRow, ...]
+    credits: CreditsRead
+
+
+def read_training(store: Store) -> TrainingRead:
+    """Return the newest cycle's training."""
+    cycle = store.latest_cycle()
+    number = 0 if cycle is None else cycle.cycle
+    return TrainingRead(
+        cycle=cycle,
+        rounds=store.rounds(number),
+        round_counts=store.round_counts(number),
+        refusals=store.refusals_of_cycle(number, MAX_REFUSALS),
+        counts=store.counts(),
+        workers=store.active_workers(MAX_WORKERS),
+    )
+
+
+def read_credits(store: Store) -> CreditsRead:
+    """Return the network's credit."""
+    return CreditsRead(store.tier_inputs(), store.settled_by_kind())
+
+
+def read_worker(store: Store, peer: PeerId) -> WorkerRead | None:
+    """Return one worker, None when nobody has this id."""
+    worker = store.worker(peer)
+    if worker is None:
+        return None
+    return WorkerRead(
+        worker=worker,
+        totals=store.totals(peer),
+        work=store.recent_work(peer, MAX_RECENT),
+        refusals=store.refusals_of(peer, MAX_RECENT),
+    )
+
+
+def read_status(store: Store) -> StatusRead:
+    """Return everything at a glance."""
+    return StatusRead(
+        name=store.meta(MetaKey.NETWORK_NAME) or "",
+        network_id=store.meta(MetaKey.NETWORK_ID) or "",
+        cycles=store.cycles(),
+        training=read_training(store),
+        datasets=store.datasets(),
+        credits=read_credits(store),
+    )

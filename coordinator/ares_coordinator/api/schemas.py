@@ -1,0 +1,197 @@
+"""The replies about the network, its model, its training and its data."""
+
+from __future__ import annotations
+
+from ares_coordinator.api.schemas_base import CamelReply, Reply
+from ares_coordinator.api.schemas_credit import CreditsReply
+
+# --- model -------------------------------------------------------------------------------------
+
+
+class AdapterReply(Reply):
+    """One promoted adapter of the stack."""
+
+    cycle: int
+    rank: int | None
+    parameters: int | None
+
+
+class CycleHistory(Reply):
+    """One cycle: held-out evaluation first."""
+
+    cycle: int
+    phase: str
+    loss_before: float | None
+    loss_after: float | None
+    loss_change_low: float | None
+    loss_change_high: float | None
+    promoted: bool
+    version: str | None
+    lora_rank: int | None
+    adapter_parameters: int | None
+    failure: str | None
+    created_ms: int
+    updated_ms: int
+
+
+class ModelReply(Reply):
+    """The model. Effective parameters = those of the base + those of the promoted adapters."""
+
+    version: str
+    base: str
+    base_params: int | None
+    effective_params: int | None
+    effective_params_human: str
+    effective_params_definition: str
+    adapter_count: int
+    lora_rank: int | None
+    current_cycle: int | None
+    held_out_loss: float | None
+    adapters: list[AdapterReply]
+    history: list[CycleHistory]
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+class RefusalReply(Reply):
+    """Why something of a peer was not accepted, and how often."""
+
+    peer: str
+    code: str
+    message: str
+    count: int
+
+
+class RoundReply(Reply):
+    """One round of the cycle."""
+
+    round: int
+    state: str
+    opened_ms: int
+    closed_ms: int | None
+    finished_ms: int | None
+    mean_loss: float | None
+    held_out_loss: float | None
+    commits: int
+    used: int
+    refused: int
+    blob_bytes: int
+    next_state: str | None  # hex digest of the state that the round led to
+    refusals: list[RefusalReply]
+
+
+class SwarmWorker(CamelReply):
+    """One worker of the swarm."""
+
+    id: str
+    gpu: bool
+    status: str
+    tasks_completed: int
+    last_seen: int
+
+
+class SwarmReply(CamelReply):
+    """The swarm: who is known, who is there, how fast. `throughput` is in tokens per second."""
+
+    total_workers: int
+    gpu_workers: int
+    online_workers: int
+    total_gradients: int
+    throughput: float
+    bytes_sent: int
+    bytes_received: int
+    refused_records: dict[str, int]
+    workers: list[SwarmWorker]
+
+
+class TrainingReply(Reply):
+    """The newest cycle. `progress` is the share of its rounds that are aggregated, 0 to 1."""
+
+    state: str
+    activity: str
+    failure: str
+    cycle: int | None
+    phase: str | None
+    progress: float | None
+    round: int | None
+    rounds_done: int
+    rounds_total: int | None
+    deadline_ms: int | None
+    rounds: list[RoundReply]
+    swarm: SwarmReply
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+class DatasetCycle(CamelReply):
+    """The dataset of one cycle."""
+
+    cycle: int
+    teacher: str
+    train_examples: int
+    held_out_examples: int
+    tokens: int
+    cost_estimate: float
+    by_category: dict[str, int]
+    rejected_by_reason: dict[str, int]
+    updated_ms: int
+
+
+class DataReply(CamelReply):
+    """All datasets together. `costEstimate` is in US dollars."""
+
+    total_examples: int
+    total_tokens: int
+    cost_estimate: float
+    by_category: dict[str, int]
+    tokens_by_category: dict[str, int]
+    rejected_by_reason: dict[str, int]
+    disk_files: int
+    disk_bytes: int
+    cycles: list[DatasetCycle]
+
+
+# --- network and status ------------------------------------------------------------------------
+
+
+class NetworkReply(Reply):
+    """How to join. `descriptor` is the signed envelope in base64: do not believe, verify."""
+
+    invite: str
+    network_id: str
+    name: str
+    coordinator: str
+    protocol_min: int
+    protocol_max: int
+    bootstrap_addresses: list[str]
+    api_url: str
+    descriptor: str
+
+
+class StatusReply(Reply):
+    """Everything at a glance."""
+
+    name: str
+    network_id: str
+    software: str
+    at_ms: int
+    uptime_s: int
+    model: ModelReply
+    training: TrainingReply
+    data: DataReply
+    credits: CreditsReply
+
+
+class HealthReply(Reply):
+    """The event loop is alive."""
+
+    status: str
+
+
+class VersionReply(Reply):
+    """Which software answers, and which protocol it speaks."""
+
+    software: str
+    protocol: int

@@ -1,0 +1,112 @@
+"""A coordinator that is killed anywhere loses nothing, and repeating does nothing twice.
+
+A child process plays a round and kills itself at the n-th statement that it sends to the
+database, for many n; the test opens what each of them left, checks it, and plays the round again
+to its end. The children are forked by one fresh process without threads.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import event
+
+from ares_coordinator.ledger.balances import balance_of, verify_balances
+from ares_coordinator.store.rows import RoundState
+from ares_coordinator.store.sql import SqlStore, open_store
+from store_samples import begin, commit, contribution, finish_round, judge, open_round, peer
+
+STRIDE = 7  # between the statements at which a child dies; each costs a few fsyncs
+WORK = [contribution(commit(1, 0, number), gpu=True) for number in range(3)]
+
+
+def play(store: SqlStore) -> None:
+    """Play a whole round, as the coordinator does again after every start."""
+    begin(store)
+    open_round(store, 1, 0)
+    if store.rounds(1)[0].state == RoundState.OPEN:
+        for number in range(3):
+            store.add_commit(commit(1, 0, number))
+    finish_round(store, WORK, 1, 0)
+    for work in WORK:
+        judge(store, work)
+
+
+def play_until(path: Path, deadly: int) -> None:
+    """Play, and die at the statement number `deadly`, before it runs."""
+    store = open_store(path)
+    count = 0
+
+    @event.listens_for(store._engine, "before_cursor_execute")
+    def count_down(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    play(store)
+    os._exit(0)  # there was no such statement
+
+
+def main(folder: Path) -> None:
+    """Make one database for each place of dying."""
+    deadly = 1
+    while True:
+        child = os.fork()
+        if child == 0:
+            play_until(folder / f"{deadly}.db", deadly)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            sys.exit(os.waitstatus_to_exitcode(status))
+        deadly += STRIDE
+
+
+def check_left_over(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as plain:
+        assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert plain.execute("PRAGMA foreign_key_check").fetchall() == []
+    store = open_store(path)
+    verify_balances(store)
+    for row in store.rounds(1):  # what belongs together is there together
+        aggregated = row.state == RoundState.AGGREGATED
+        assert store.record("plan", 1, 0) is not None
+        assert (store.record("commits", 1, 0) is not None) == (row.state != RoundState.OPEN)
+        assert (store.record("manifest", 1, 0) is not None) == aggregated
+        assert len(store.contributions(1, 0)) == len(store.audits(1, 0)) == 3 * aggregated
+    judged = [row for row in store.audits(1, 0) if row.outcome is not None]
+    assert len(store.postings()) == len(store.audits(1, 0)) + len(judged)
+    for _ in range(2):
+        play(store)
+    assert len(store.postings()) == 6
+    assert verify_balances(store) == 3
+    for number in range(3):
+        balance = balance_of(store.totals(peer(number)))
+        assert (balance.settled_ucredits, balance.pending_ucredits) == (1_000_000, 0)
+        worker = store.worker(peer(number))
+        assert worker is not None
+        assert worker.gpu_passes == 1
+    store.close()
+
+
+def test_kill_at_any_statement_leaves_a_consistent_database(tmp_path: Path) -> None:
+    tests = Path(__file__).parent.parent
+    subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+        timeout=100,
+        check=True,
+    )
+    left = sorted(tmp_path.glob("*.db"))
+    assert len(left) > 12
+    for path in left:
+        check_left_over(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

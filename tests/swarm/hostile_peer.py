@@ -1,0 +1,148 @@
+"""A peer that cheats: the real session with one lie, run as a process of its own.
+
+    python hostile_peer.py ATTACK join INVITE --data-dir D ...   (options as of ares-peer)
+
+Everything but the lie is the real code, so the attack arrives the way a real one would.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from ares_p2p.averaging.codec import encode
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.domain import Commit, CommitSet, CycleConfig
+from ares_p2p.errors import AresError
+from ares_p2p.network import dht_process
+from ares_p2p.network.record_keys import key_of_kind
+from ares_p2p.training.inner import LocalResult
+from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
+from ares_peer import cli, trainer
+from ares_peer.events import CommitSent, ErrorRaised
+from ares_peer.roundwork import RoundWork
+from ares_peer.runner import run_join
+from ares_peer.session import Session
+
+
+class NanWork(RoundWork):
+    """Sends block steps that are NaN."""
+
+    def make_contribution(self, result: LocalResult) -> bytes:
+        data = bytearray(RoundWork.make_contribution(self, result))
+        data[-64:] = np.full(32, np.nan, dtype="<f2").tobytes()
+        return bytes(data)
+
+
+class FlipWork(RoundWork):
+    """Sends ten times the opposite of its update."""
+
+    def make_contribution(self, result: LocalResult) -> bytes:
+        training = self.config.training
+        return encode(
+            (self.state.theta - result.theta) * np.float32(-10),
+            bits=training.codec_bits,
+            block=training.codec_block,
+            layout_sha256=self.rig.layout.digest_sha256,
+        )
+
+
+class ReplayWork(RoundWork):
+    """Hands in its commit of the round before, again."""
+
+    old: list[Envelope] = []
+
+    async def _submit(self, commit: Commit) -> Commit | None:
+        envelope = self.old[0] if self.old else seal(self.links.identity, commit)
+        self.old[:] = [envelope]
+        return await _hand_in(self, commit, envelope)
+
+
+class ForgeWork(RoundWork):
+    """Speaks for another peer: the victim's key, its own signature."""
+
+    async def _submit(self, commit: Commit) -> Commit | None:
+        round_number = self.plan.header.round
+        victim = self.links.identity.public_key
+        if round_number:
+            closed = await self.links.records.fetch(
+                CommitSet, cycle=self.config.header.cycle, round=round_number - 1
+            )
+            if closed is not None:
+                victim = decode_envelope(closed.payload.commits[0]).public_key
+        own = seal(self.links.identity, commit)
+        forged = Envelope(own.payload_type, own.payload, victim, own.signature[:-1] + b"\0")
+        return await _hand_in(self, commit, forged)
+
+
+class NoBlobWork(RoundWork):
+    """Commits to a blob that nobody ever gets."""
+
+    async def _submit(self, commit: Commit) -> Commit | None:
+        kept = await RoundWork._submit(self, commit)
+        self.links.blobs.store.delete(commit.blob_id)
+        return kept
+
+
+class OverwriteWork(RoundWork):
+    """Writes its own cycle record over the coordinator's, past its own node's checks."""
+
+    async def _submit(self, commit: Commit) -> Commit | None:
+        header = replace(self.config.header, seq=self.config.header.seq + 1_000_000)
+        forged = seal(self.links.identity, replace(self.config, header=header, rounds=1))
+        store = functools.partial(
+            dht_process.store,
+            key=key_of_kind(CycleConfig, network_id=self.links.network_id),
+            subkey=None,
+            value=encode_envelope(forged),
+            expiration_s=time.time() + 3500.0,
+        )
+        node = self.links.records._transport._node  # past everything that would refuse it here
+        stored = await node.run_in_dht(store, timeout_s=10.0)
+        self.emit(ErrorRaised("HOSTILE", f"the forged cycle record was stored: {stored}"))
+        return await RoundWork._submit(self, commit)
+
+
+async def _hand_in(work: RoundWork, commit: Commit, envelope: Envelope) -> Commit | None:
+    """Submit an envelope as it is and report the answer."""
+    place = (commit.header.cycle, commit.header.round, commit.steps, commit.tokens)
+    digest = envelope.payload_sha256.hex()
+    try:
+        await work.links.control.submit(envelope, to=work.links.coordinator, timeout_s=5.0)
+    except AresError as fault:
+        work.emit(CommitSent(*place, digest, False, fault.code, fault.message))
+        return None
+    work.emit(CommitSent(*place, digest, True))
+    return commit
+
+
+ATTACKS: dict[str, type[RoundWork]] = {
+    "nan": NanWork,
+    "flip": FlipWork,
+    "replay": ReplayWork,
+    "forge": ForgeWork,
+    "no-blob": NoBlobWork,
+    "overwrite": OverwriteWork,
+}
+
+
+def main() -> None:
+    """Be the supervisor of a cheating trainer, or, started by it without options, that trainer."""
+    attack, *options = sys.argv[1:]
+    if options:
+        run_join.__kwdefaults__["argv"] = (sys.executable, __file__, attack)
+        sys.argv = ["ares-peer", *options]
+        cli.main()
+    Session.round_work = ATTACKS[attack]
+    code = trainer.main()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

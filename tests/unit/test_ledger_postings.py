@@ -1,0 +1,163 @@
+"""Postings and their fold: no order and no repetition of events changes a balance."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ares_coordinator.ledger.balances import balance_of, fold_balances, verify_balances
+from ares_coordinator.ledger.postings import (
+    following_posting,
+    forfeit_postings,
+    pending_postings,
+    verdict_posting,
+)
+from ares_coordinator.ledger.rewards import reward_ucredits
+from ares_coordinator.store.credit_rows import Posting, PostingKind, PostingState, TotalsRow
+from ares_coordinator.store.rows import ContributionRow
+from ares_p2p.domain import AuditOutcome
+from ares_p2p.errors import InternalFault
+from ares_p2p.ids import PeerId
+from store_samples import (
+    NOW,
+    REASONS,
+    TOKENS_PER_HOUR,
+    commit,
+    contribution,
+    peer,
+    refused,
+)
+
+WORK = tuple(
+    contribution(commit(1, number // 3, number % 3), tokens=100 * (number + 1), gpu=number % 2 == 0)
+    for number in range(9)
+)
+VERDICTS = st.lists(
+    st.tuples(st.sampled_from(WORK), st.sampled_from(AuditOutcome)),
+    unique_by=lambda pair: pair[0].commit_sha256,
+)
+
+
+def _pending(work: tuple[ContributionRow, ...] = WORK) -> list[Posting]:
+    return list(pending_postings(work, reference_tokens_per_hour=TOKENS_PER_HOUR, at_ms=NOW))
+
+
+def _verdict(work: ContributionRow, outcome: AuditOutcome, at_ms: int = NOW) -> Posting:
+    return verdict_posting(
+        work,
+        outcome,
+        code=REASONS[outcome],
+        reference_tokens_per_hour=TOKENS_PER_HOUR,
+        at_ms=at_ms,
+    )
+
+
+def test_pending_postings_are_of_used_contributions_only() -> None:
+    work = (WORK[0], refused(WORK[1], code="ARES-E070", message="opposes"))
+    (posting,) = _pending(work)
+    assert posting.worker == WORK[0].peer
+    assert posting.state == PostingState.PENDING
+    assert posting.kind == PostingKind.GPU_TRAINING
+    assert posting.amount_ucredits == 100_000
+
+
+def test_keys_tell_every_event_apart_and_repeat() -> None:
+    postings = [*_pending(), *(_verdict(work, AuditOutcome.PASS) for work in WORK)]
+    postings += forfeit_postings(_pending(), code="ARES-E071", at_ms=NOW)
+    assert len({posting.key for posting in postings}) == 27
+    later = _verdict(WORK[0], AuditOutcome.PASS, at_ms=NOW + 60_000)
+    assert later.key == _verdict(WORK[0], AuditOutcome.PASS).key
+
+
+def test_verdict_and_forfeit_void_under_one_key() -> None:
+    failed = _verdict(WORK[0], AuditOutcome.FAIL)
+    (forfeited,) = forfeit_postings(_pending(WORK[:1]), code="ARES-E071", at_ms=NOW)
+    assert failed == forfeited
+
+
+@given(
+    verdicts=VERDICTS,
+    repeats=st.lists(st.integers(0, 17), max_size=12),
+    rng=st.randoms(use_true_random=False),
+)
+def test_order_and_repetition_change_no_balance(
+    verdicts: list[tuple[ContributionRow, AuditOutcome]], repeats: list[int], rng: random.Random
+) -> None:
+    events = [*_pending(), *(_verdict(work, outcome) for work, outcome in verdicts)]
+    wanted = fold_balances(events)
+    again = [replace(events[n], at_ms=NOW + n) for n in repeats if n < len(events)]
+    shuffled = [*events, *again]
+    rng.shuffle(shuffled)
+    assert fold_balances(shuffled) == wanted
+
+
+@given(verdicts=VERDICTS)
+def test_settled_is_exactly_the_verified_work(
+    verdicts: list[tuple[ContributionRow, AuditOutcome]],
+) -> None:
+    totals = fold_balances([*_pending(), *(_verdict(work, outcome) for work, outcome in verdicts)])
+    for number in range(3):
+        worker = peer(number)
+        balance = balance_of(row for row in totals.values() if row.worker == worker)
+        own = [work for work in WORK if work.peer == worker]
+        passed = [work for work, out in verdicts if out == AuditOutcome.PASS and work in own]
+        assert balance.settled_ucredits == _worth(passed)
+        assert balance.settled_ucredits == sum(balance.by_kind.values())
+        undecided = [work for work in own if work not in [done for done, _ in verdicts]]
+        assert balance.pending_ucredits == _worth(undecided)
+        assert balance.settled_ucredits + balance.pending_ucredits + balance.void_ucredits == (
+            _worth(own)
+        )
+
+
+def _worth(works: list[ContributionRow]) -> int:
+    return sum(
+        reward_ucredits(work.tokens, reference_tokens_per_hour=TOKENS_PER_HOUR) for work in works
+    )
+
+
+def test_void_overrides_settled_and_clawback_overrides_both() -> None:
+    settled = _verdict(WORK[0], AuditOutcome.PASS)
+    void = _verdict(WORK[0], AuditOutcome.VOID)
+    back = following_posting(settled, PostingState.CLAWBACK, code="ARES-E071", at_ms=NOW)
+    place = (settled.worker, settled.kind)
+    amount = settled.amount_ucredits
+    assert fold_balances([void, settled])[place] == TotalsRow(*place, 0, 0, amount, 0)
+    assert fold_balances([back, void, settled])[place] == TotalsRow(*place, 0, 0, 0, amount)
+
+
+def test_one_key_with_two_contents_is_a_fault() -> None:
+    posting = _pending()[0]
+    with pytest.raises(InternalFault):
+        fold_balances([posting, replace(posting, amount_ucredits=1)])
+
+
+class FakeReader:
+    """Postings and totals in memory, in pages of two."""
+
+    def __init__(self, postings: list[Posting], totals: list[TotalsRow]) -> None:
+        self._postings = [replace(p, id=number) for number, p in enumerate(postings, 1)]
+        self._totals = totals
+
+    def postings(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Posting, ...]:
+        return tuple(posting for posting in self._postings if posting.id > after_id)[:2]
+
+    def totals(self, worker: PeerId | None = None) -> tuple[TotalsRow, ...]:
+        return tuple(self._totals)
+
+
+def test_verify_balances_finds_every_difference() -> None:
+    postings = _pending()
+    right = list(fold_balances(postings).values())
+    assert verify_balances(FakeReader(postings, right)) == 6
+    for wrong in (
+        right[1:],
+        [replace(right[0], settled_ucredits=1), *right[1:]],
+        [*right, TotalsRow(peer(9), PostingKind.AUDIT, 0, 5, 0, 0)],
+    ):
+        with pytest.raises(InternalFault, match="the postings say"):
+            verify_balances(FakeReader(postings, wrong))
