@@ -15,6 +15,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,10 @@ def settings(rounds: int) -> dict[str, object]:
     return {
         "rounds.rounds": rounds,
         "rounds.min_peers": 2,
-        "rounds.train_s": 25,
+        "rounds.train_s": 40,
         "rounds.serve_s": 20,
         "data.examples_per_category": 250,
+        "training.sequences_per_step": 4,
         # a tiny base on a CPU: 60 k tokens are one reference hour here, so that credits show
         "credit.reference_tokens_per_hour": 60_000,
     }
@@ -104,9 +106,7 @@ async def run_demo(out: Path, *, rounds: int, watch: Watch) -> Outcome:
         following = asyncio.create_task(_follow(net, coordinator, watch))
         try:
             async with asyncio.timeout(CYCLE_TIMEOUT_S):
-                await script
-                await asyncio.gather(*(peer.process.wait() for peer in peers.values()))
-                await _until_done(net, coordinator)
+                await _with_coordinator(coordinator, _to_the_end(net, peers, script))
         finally:
             for task in (script, following):
                 task.cancel()
@@ -167,11 +167,29 @@ async def _follow(net: LocalNetwork, coordinator: Child, watch: Watch) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _until_done(net: LocalNetwork, coordinator: Child) -> None:
+async def _to_the_end(
+    net: LocalNetwork, peers: dict[str, Child], script: asyncio.Task[None]
+) -> None:
+    """Wait until the story is told, every peer has ended and the cycle is over."""
+    await script
+    await asyncio.gather(*(peer.process.wait() for peer in peers.values()))
     while (await net.get("/api/ares/training"))["phase"] not in ("done", "failed"):
-        if coordinator.process.returncode is not None:
-            raise ChildEnded(f"the coordinator ended:\n{coordinator.log_tail()}")
         await asyncio.sleep(0.5)
+
+
+async def _with_coordinator(coordinator: Child, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, but give up when the coordinator ends."""
+    doing = asyncio.ensure_future(work)
+    ending = asyncio.ensure_future(coordinator.process.wait())
+    try:
+        await asyncio.wait({doing, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ChildEnded(f"the coordinator ended:\n{coordinator.log_tail()}")
+        await doing
+    finally:
+        doing.cancel()
+        ending.cancel()
+        await asyncio.gather(doing, ending, return_exceptions=True)
 
 
 def _fresh_folder(out: Path) -> None:
@@ -188,7 +206,7 @@ def _fresh_folder(out: Path) -> None:
 def main() -> int:
     """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20, help="rounds of the cycle (default 20)")
+    parser.add_argument("--rounds", type=int, default=16, help="rounds of the cycle (default 16)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="folder to fill")
     options = parser.parse_args()
     if options.rounds < KILL_ROUND + 4:
@@ -212,7 +230,7 @@ def main() -> int:
             console.print("stopped; everything it started has been ended")
             return 130
         except (ChildEnded, TimeoutError) as error:
-            console.print(f"[red]the demo failed:[/red] {error or 'it took too long'}")
+            console.print(f"[red]the demo failed:[/red] {str(error) or 'it took too long'}")
             console.print(f"logs: {options.out / 'logs'}")
             return 1
     draw_picture(outcome, options.out / "demo.png")

@@ -168,7 +168,7 @@ class LocalNetwork:
     async def start_bootstrap(self) -> Child:
         """Start the bootstrap node and wait for its address."""
         arguments = ["run", "--network", self.network, "--host", "127.0.0.1", "--json"]
-        arguments += ["--data-dir", str(self.root / "bootstrap")]
+        arguments += ["--data-dir", str(self.root / "bootstrap"), "--port", "0"]
         child = await self.start("bootstrap", ("-m", "ares_bootstrap.cli"), arguments)
         facts = await child.wait_for(lambda _: True, timeout_s=START_TIMEOUT_S)
         if "addresses" not in facts:

@@ -7,6 +7,7 @@ Nodes run in the test's own process (`start_node`) or in forked ones that can be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -55,7 +56,7 @@ def payload(
     cls: type[P],
     *,
     cycle: int = 0,
-    round: int = 0,
+    round: int = 0,  # noqa: A002
     seq: int = 1,
     network: NetworkRef = NETWORK,
     **changes: Any,
@@ -152,8 +153,10 @@ class ForkedNode:
 
     def end(self) -> None:
         """End it in an orderly way, or by force."""
-        self._pipe.close()
+        with contextlib.suppress(OSError):
+            self._pipe.send("end")  # closing is not enough: later forks hold copies of this end
         self.process.join(30)
+        self._pipe.close()
         if self.process.is_alive():
             self.process.kill()
             self.process.join(30)
@@ -179,9 +182,7 @@ def _run_forked(
 
     async def live() -> None:
         await node.open(folder / f"blobs-{who.peer_id[-8:]}")
-        facts = NodeFacts(
-            node.peer_id, node.addresses, node.process_ids, str(node._folder.path)
-        )
+        facts = NodeFacts(node.peer_id, node.addresses, node.process_ids, str(node._folder.path))
         pipe.send(facts)
         await asyncio.to_thread(_wait_for_end, pipe)
         await node.close()

@@ -2,8 +2,8 @@
 
 First the chunk list, from whichever source answers with one that hashes to the blob id. Then
 workers, two per source, take spans of missing chunks; what a source does not deliver goes back
-and another takes it. When nothing is left to take, idle workers fetch what others are still
-busy with, so one slow source cannot hold the end up. A source is dropped for good, with the
+and another takes it. When nothing is left to take, what one source has been busy with for
+seconds is asked of another too, so that a slow one cannot hold the end up. A source is dropped for good, with the
 reason recorded, when it sends wrong bytes or says that it has not got the blob, and after
 several silences. A stream that ends early is a silence: libp2p does not tell it from an end.
 """
@@ -11,8 +11,10 @@ several silences. A stream that ends early is a silence: libp2p does not tell it
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ SPAN_CHUNKS = 8  # asked for at a time: 2 MiB
 WORKERS_PER_SOURCE = 2
 ACTIVE_SOURCES = 8  # the others step in when one is dropped
 PIECE_TIMEOUT_S = 10.0  # silence after which a stream counts as dead
+SLOW_S = 3.0  # then another source is asked for the same chunks
 MIN_RATE_BYTES_PER_S = 32 * 1024  # slower sources are worse than none
 MAX_SILENCES = 2  # in a row, without one good chunk between them
 MAX_BUSY_ANSWERS = 8  # "rate limited" in a row
@@ -91,7 +94,8 @@ class Download:
         self._dropped: set[PeerId] = set()
         self._chunks = ChunkList(0, ())
         self._missing: set[int] = set()
-        self._busy: Counter[int] = Counter()  # chunk -> workers that fetch it
+        self._here_bytes = 0
+        self._takers: dict[int, dict[PeerId, float]] = {}  # chunk -> sources, since when
         self._changed = asyncio.Condition()
 
     async def run(self, *, timeout_s: float) -> Path:
@@ -111,6 +115,7 @@ class Download:
                     self._store.begin_partial, self._blob_id, self._chunks
                 )
                 self._missing = set(range(len(self._chunks.chunk_sha256))) - good
+                self._here_bytes = sum(map(self._size_of, good))
                 self._report()
                 await self._fetch_missing()
         except TimeoutError as error:
@@ -131,8 +136,7 @@ class Download:
 
     def _report(self) -> None:
         if self._progress is not None:
-            missing_bytes = sum(self._size_of(index) for index in self._missing)
-            self._progress(self._chunks.size_bytes - missing_bytes, self._chunks.size_bytes)
+            self._progress(self._here_bytes, self._chunks.size_bytes)
 
     def _drop(self, source: PeerId, error: AresError) -> None:
         if source not in self._dropped:
@@ -209,7 +213,7 @@ class Download:
         """Fetch spans from one source until nothing is missing or the source is dropped."""
         silences = busy_answers = 0
         while source not in self._dropped:
-            span = await self._take_span()
+            span = await self._take_span(source)
             if not span:
                 return
             before = len(self._missing)
@@ -228,33 +232,47 @@ class Download:
             except (BlobUnavailable, HashMismatch, Oversize, PayloadMalformed) as error:
                 self._drop(source, error)
             finally:
-                await self._return_span(span)
+                await self._return_span(source, span)
             if busy_answers or silences:
                 await asyncio.sleep(0.1 * 2 ** (busy_answers + silences) * random.uniform(0.5, 1))
 
-    async def _take_span(self) -> range:
-        """Return chunks to fetch: untaken ones, else what one other worker is busy with."""
+    async def _take_span(self, source: PeerId) -> range:
+        """Return chunks to fetch: untaken ones, else what another source is slow with."""
         async with self._changed:
             while self._missing:
-                for copies in range(2):
-                    first = min((i for i in self._missing if self._busy[i] == copies), default=None)
-                    if first is not None:
-                        end = first + 1
-                        while (
-                            end in self._missing
-                            and self._busy[end] == copies
-                            and end - first < SPAN_CHUNKS
-                        ):
-                            end += 1
-                        span = range(first, end)
-                        self._busy.update(span)
-                        return span
-                await self._changed.wait()
+                now_s = asyncio.get_running_loop().time()
+                is_slow = functools.partial(self._is_slow, source=source, now_s=now_s)
+                span = self._run_of(self._is_free) or self._run_of(is_slow)
+                if span:
+                    for index in span:
+                        self._takers.setdefault(index, {})[source] = now_s
+                    return span
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SLOW_S / 2):
+                        await self._changed.wait()
         return range(0)
 
-    async def _return_span(self, span: range) -> None:
+    def _run_of(self, is_wanted: Callable[[int], bool]) -> range:
+        """Return the first run of missing chunks that are wanted, at most a span of them."""
+        first = min((index for index in self._missing if is_wanted(index)), default=None)
+        if first is None:
+            return range(0)
+        end = first + 1
+        while end - first < SPAN_CHUNKS and end in self._missing and is_wanted(end):
+            end += 1
+        return range(first, end)
+
+    def _is_free(self, index: int) -> bool:
+        return not self._takers.get(index)
+
+    def _is_slow(self, index: int, *, source: PeerId, now_s: float) -> bool:
+        takers = self._takers.get(index, {})
+        return len(takers) == 1 and source not in takers and min(takers.values()) < now_s - SLOW_S
+
+    async def _return_span(self, source: PeerId, span: range) -> None:
         async with self._changed:
-            self._busy.subtract(span)
+            for index in span:
+                self._takers[index].pop(source, None)
             self._changed.notify_all()
 
     def _size_of(self, index: int) -> int:
@@ -291,7 +309,10 @@ class Download:
         if index not in self._missing:
             return
         await asyncio.to_thread(self._store.write_chunk, self._blob_id, self._chunks, index, data)
+        if index not in self._missing:  # another source was faster meanwhile
+            return
         self._missing.discard(index)
+        self._here_bytes += len(data)
         self._report()
         if not self._missing:
             async with self._changed:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from ares_p2p.ids import CHUNK_BYTES, DIGEST_BYTES, ChunkList, Digest, chunk_lis
 
 RESERVED_BYTES = 64 * 1024 * 1024  # left free: a full disk breaks more than this program
 _COPY_BYTES = 1024 * 1024
+_BLOB_NAME = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 
 
 @contextlib.contextmanager
@@ -152,7 +154,7 @@ class BlobStore:
     def ids(self) -> list[Digest]:
         """Return the complete blobs, the longest unchanged first."""
         found = sorted(self.folder.glob("*.blob"), key=lambda path: path.stat().st_mtime_ns)
-        named = [path.stem for path in found if len(path.stem) == 2 * DIGEST_BYTES]
+        named = [path.stem for path in found if _BLOB_NAME.fullmatch(path.stem)]
         return [blob_id for name in named if self.has(blob_id := bytes.fromhex(name))]
 
     def used_bytes(self) -> int:

@@ -99,7 +99,7 @@ async def fetch_until(
         try:
             return await blobs.fetch(
                 blob_id,
-                sources=sources,
+                sources=[source for source in sources if source != self._me],
                 max_bytes=max_bytes,
                 timeout_s=max(MIN_FETCH_S, left_s),
                 progress=progress,
@@ -113,11 +113,12 @@ async def fetch_until(
 class BlobExchange:
     """`Blobs` over a transport. Fetching one blob twice at a time makes the second call wait."""
 
-    def __init__(self, store: BlobStore, transport: BlobTransport) -> None:
+    def __init__(self, store: BlobStore, transport: BlobTransport, *, me: PeerId) -> None:
         self.store = store
         self.traffic = Traffic()
         self.faults: deque[SourceFault] = deque(maxlen=MAX_FAULTS)
         self._transport = transport
+        self._me = me
         self._busy: dict[Digest, asyncio.Lock] = {}
 
     @asynccontextmanager
@@ -147,7 +148,7 @@ class BlobExchange:
                 self.store,
                 self._transport,
                 blob_id,
-                sources=sources,
+                sources=[source for source in sources if source != self._me],
                 max_bytes=max_bytes,
                 progress=progress,
             )

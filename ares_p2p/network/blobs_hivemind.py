@@ -6,6 +6,7 @@ name into the protocol's name: another version is another class.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, AsyncIterator  # noqa: UP035  (hivemind reads this very annotation)
@@ -23,6 +24,7 @@ from ares_p2p.network.node_base import NodeBase
 from ares_p2p.network.remote_errors import error_of_code
 from ares_p2p.wire.v1 import ares_pb2 as pb
 
+STALL_TIMEOUT_S = 20.0  # a remote that takes nothing for so long loses its stream
 OPEN_TIMEOUT_S = 15.0  # to find a peer's address, dial it and open a stream
 
 
@@ -53,11 +55,20 @@ class AresBlobsV1(ServicerBase):  # type: ignore[misc]
 
 
 async def _with_codes(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[pb.Piece, None]:
-    """Yield pieces as messages; an error becomes the last one."""
+    """Yield pieces as messages; an error becomes the last one.
+
+    While hivemind sends a message, a timer runs: nobody may keep a stream by reading nothing.
+    """
+    loop, sending = asyncio.get_running_loop(), asyncio.current_task()
+    assert sending is not None
     try:
         async with aclosing(pieces):
             async for piece in pieces:
-                yield pb.Piece(data=piece)
+                timer = loop.call_later(STALL_TIMEOUT_S, sending.cancel)
+                try:
+                    yield pb.Piece(data=piece)
+                finally:
+                    timer.cancel()
     except AresError as error:
         yield pb.Piece(code=error.code)
 
@@ -112,7 +123,7 @@ class HivemindBlobs(BlobExchange):
     """One node's blobs: fetching, and serving once `open` was called."""
 
     def __init__(self, node: NodeBase, store: BlobStore, limits: ServeLimits) -> None:
-        super().__init__(store, HivemindBlobTransport(node))
+        super().__init__(store, HivemindBlobTransport(node), me=node.identity.peer_id)
         self._node = node
         self._servicer = AresBlobsV1(BlobServer(store, self.traffic, limits))
 

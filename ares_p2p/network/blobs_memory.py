@@ -90,5 +90,5 @@ class InMemoryBlobs(BlobExchange):
         store: BlobStore,
         limits: ServeLimits | None = None,
     ) -> None:
-        super().__init__(store, _Transport(network, peer_id))
+        super().__init__(store, _Transport(network, peer_id), me=peer_id)
         network.servers[peer_id] = BlobServer(store, self.traffic, limits or ServeLimits())

@@ -12,21 +12,37 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
+import psutil
 from hivemind.dht import DHT
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
 from ares_p2p.errors import NodeDied
 from ares_p2p.network import dht_process
 from ares_p2p.network.dht_process import ProcessFacts
-from ares_p2p.network.processes import is_running
+from ares_p2p.processes import ProcessRef, is_alive, kill_processes, reference
 
 STARTUP_TIMEOUT_S = 60.0  # hivemind's 15 s are too short on slow machines
 SHUTDOWN_TIMEOUT_S = 5.0
 FACTS_TIMEOUT_S = 15.0
+
+
+@contextlib.contextmanager
+def borrowed_event_loop() -> Iterator[None]:
+    """Lend hivemind's futures an event loop, or they make one that nobody ever closes."""
+    if asyncio._get_running_loop() is not None:
+        yield
+        return
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 class DhtChannel:
@@ -35,7 +51,7 @@ class DhtChannel:
     def __init__(self, dht: DHT) -> None:
         self._dht: Any = dht
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._p2pd_pid = 0
+        self._p2pd: ProcessRef | None = None
 
     def start(self) -> ProcessFacts:
         """Start the process and p2pd; on a fault neither is left.
@@ -52,7 +68,7 @@ class DhtChannel:
         except BaseException:
             self.stop()
             raise
-        self._p2pd_pid = facts.p2pd_pid
+        self._p2pd = reference(facts.p2pd_pid)
         threading.Thread(target=self._send_forever, name="ares-dht-sender", daemon=True).start()
         return facts
 
@@ -68,7 +84,7 @@ class DhtChannel:
 
     def is_alive(self) -> bool:
         """Whether the DHT process and its p2pd run."""
-        return bool(self._dht.is_alive()) and is_running(self._p2pd_pid)
+        return bool(self._dht.is_alive()) and self._p2pd is not None and is_alive(self._p2pd)
 
     def run_blocking(self, coroutine: Any, *, timeout_s: float) -> Any:
         """Return what a function of `dht_process` gives; before there is an event loop.
@@ -118,16 +134,22 @@ class DhtChannel:
             send()
 
     def stop(self) -> None:
-        """End the process, which ends p2pd; by force when it does not answer."""
+        """End the process and p2pd; by force when they do not end by themselves."""
         self._requests.put(None)
+        if self._dht.pid is not None and self._dht.is_alive():
+            self._stop_dht()
+        if self._p2pd is not None:  # ended by its parent, or killed by the kernel; or about to be
+            kill_processes([self._p2pd])
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(self._p2pd.pid).wait(SHUTDOWN_TIMEOUT_S)
+
+    def _stop_dht(self) -> None:
         dht = self._dht
-        if dht.pid is None or not dht.is_alive():
-            return
         with contextlib.suppress(OSError, ValueError):
-            if self._p2pd_pid and not is_running(self._p2pd_pid):
-                dht.terminate()  # it would wait for the dead p2pd
-            else:
+            if self._p2pd is None or is_alive(self._p2pd):
                 dht.shutdown()  # asks, waits, then sends SIGTERM
+            else:
+                dht.terminate()  # it would wait for the dead p2pd
         dht.join(SHUTDOWN_TIMEOUT_S)
         if dht.is_alive():
             dht.kill()

@@ -24,10 +24,19 @@ import hivemind.dht.dht
 import hivemind.dht.protocol
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2P
+from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import (
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
+from hivemind.proto import p2pd_pb2
 from hivemind.utils.mpfuture import SharedBytes
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from ares_p2p.network.processes import die_with_parent
+from ares_p2p.network.record_keys import MAX_SUBKEYS
 
 MAX_STREAM_MESSAGE_BYTES = 4 * 1024 * 1024 + 65_536  # hivemind's own bound for unary calls
 _MARK = "_ares_fixes_applied"
@@ -54,7 +63,9 @@ def apply() -> None:
     fix_orphaned_dht()
     fix_orphaned_p2pd_and_open_relay()
     fix_endless_dictionaries()
+    fix_unbounded_dictionaries()
     fix_unbounded_messages()
+    fix_leaking_streams()
     os.environ.setdefault("HIVEMIND_SHM_BUFFER_SIZE", "4096")  # 16: a segment every 16 DHT calls
     start_shared_memory()
 
@@ -111,6 +122,7 @@ def fix_orphaned_p2pd_and_open_relay() -> None:
     """
     make_arguments = P2P._make_process_args
 
+    @functools.wraps(make_arguments)
     def make_tied_arguments(*args: Any, **kwargs: Any) -> list[str]:
         arguments = make_arguments(*args, relayService=options.relay_service, **kwargs)
         return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *arguments]
@@ -164,6 +176,27 @@ def fix_endless_dictionaries() -> None:
     protocol.call_find = call_find_honestly
 
 
+def fix_unbounded_dictionaries() -> None:
+    """A crowd of fresh identities fills a dictionary until its answers exceed 4 MiB and get lost.
+
+    Bounded, it stays readable: the entries that expire first give way. Goes when hivemind bounds
+    the subkeys of a dictionary.
+    """
+    storage = hivemind.dht.protocol.DHTLocalStorage
+    store_subkey = storage.store_subkey
+
+    @functools.wraps(store_subkey)
+    def store_subkey_bounded(self: Any, key: Any, *entry: Any) -> bool:
+        stored = bool(store_subkey(self, key, *entry))
+        found = self.get(key)
+        if found is not None and isinstance(found.value, DictionaryDHTValue):
+            found.value.maxsize = MAX_SUBKEYS
+            found.value._remove_outdated()
+        return stored
+
+    storage.store_subkey = store_subkey_bounded
+
+
 def fix_unbounded_messages() -> None:
     """A peer that announces a huge message in a stream makes its receiver buffer all it sends.
 
@@ -178,3 +211,26 @@ def fix_unbounded_messages() -> None:
         return await reader.readexactly(size)
 
     P2P.receive_raw_data = staticmethod(receive_bounded)
+
+
+def fix_leaking_streams() -> None:
+    """Every stream that cannot be opened, or is given up meanwhile, leaks a socket for a while.
+
+    Goes when `ControlClient.stream_open` closes its connection on a fault.
+    """
+
+    async def stream_open_or_close(self: Any, peer_id: Any, protocols: Any) -> Any:
+        reader, writer = await self.daemon_connector.open_connection()
+        try:
+            opening = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=list(protocols))
+            kind = p2pd_pb2.Request.STREAM_OPEN
+            await write_pbmsg(writer, p2pd_pb2.Request(type=kind, streamOpen=opening))
+            response = p2pd_pb2.Response()
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+            return StreamInfo.from_protobuf(response.streamInfo), reader, writer
+        except BaseException:
+            writer.close()
+            raise
+
+    ControlClient.stream_open = stream_open_or_close

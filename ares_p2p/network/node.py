@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import statistics
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +24,10 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
 from ares_p2p.crypto.keys import Identity, load_or_create_identity
-from ares_p2p.errors import BootstrapAway, ClockSkewed, InternalFault, NodeDied, RpcTimeout
+from ares_p2p.errors import InternalFault, NodeDied, RpcTimeout
 from ares_p2p.ids import PeerId
 from ares_p2p.network import dht_process, hivemind_fixes
-from ares_p2p.network.addresses import check_ports_free, is_loopback_only
+from ares_p2p.network.addresses import check_ports_free
 from ares_p2p.network.blob_serve import ServeLimits
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.blobs import Blobs
@@ -36,9 +35,15 @@ from ares_p2p.network.blobs_hivemind import HivemindBlobs
 from ares_p2p.network.control import Control
 from ares_p2p.network.control_hivemind import HivemindControl
 from ares_p2p.network.death_watch import DeathWatch
-from ares_p2p.network.dht_channel import SHUTDOWN_TIMEOUT_S, STARTUP_TIMEOUT_S, DhtChannel
-from ares_p2p.network.dht_process import Greeting, ProcessFacts
+from ares_p2p.network.dht_channel import (
+    SHUTDOWN_TIMEOUT_S,
+    STARTUP_TIMEOUT_S,
+    DhtChannel,
+    borrowed_event_loop,
+)
+from ares_p2p.network.dht_process import ProcessFacts
 from ares_p2p.network.invite import NetworkRef
+from ares_p2p.network.joining import check_greetings, reachability
 from ares_p2p.network.processes import SocketFolder, check_main_thread
 from ares_p2p.network.records import Records
 from ares_p2p.network.records_hivemind import HivemindRecords
@@ -113,31 +118,28 @@ class Node:
         hivemind_fixes.apply()
         identity = load_or_create_identity(identity_path)
         check_ports_free(host_addresses)
-        folder = SocketFolder.create()
-        hivemind_fixes.options.relay_service = relay_service
-        hivemind_fixes.options.socket_folder = folder.path
-        P2P._UNIX_SOCKET_PREFIX = f"/unix{folder.path}/"
-        public = not is_loopback_only(host_addresses)
-        auto_relay = public and not relay_service and bool(initial_peers)
-        dht = DHT(
-            start=False,
-            record_validators=[AresRecordValidator(network)],
-            identity_path=str(identity_path),
-            check_if_identity_free=False,  # hivemind's check reads RSA keys only
-            host_maddrs=list(host_addresses),
-            announce_maddrs=list(announce_addresses) or None,
-            no_listen=client_mode,
-            client_mode=client_mode,
-            startup_timeout=STARTUP_TIMEOUT_S,
-            nat_port_map=public,
-            auto_nat=public,
-            use_auto_relay=auto_relay,
-            trusted_relays=list(initial_peers) if auto_relay else None,
-            cache_size=CACHED_RECORDS,
-            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-        )
-        channel = DhtChannel(dht)
-        try:
+        with contextlib.ExitStack() as undo, borrowed_event_loop():
+            folder = SocketFolder.create()
+            undo.callback(folder.remove)
+            hivemind_fixes.options.relay_service = relay_service
+            hivemind_fixes.options.socket_folder = folder.path
+            P2P._UNIX_SOCKET_PREFIX = f"/unix{folder.path}/"
+            dht = DHT(
+                start=False,
+                record_validators=[AresRecordValidator(network)],
+                identity_path=str(identity_path),
+                check_if_identity_free=False,  # hivemind's check reads RSA keys only
+                host_maddrs=list(host_addresses),
+                announce_maddrs=list(announce_addresses) or None,
+                no_listen=client_mode,
+                client_mode=client_mode,
+                startup_timeout=STARTUP_TIMEOUT_S,
+                cache_size=CACHED_RECORDS,
+                shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+                **reachability(host_addresses, initial_peers, relay_service=relay_service),
+            )
+            channel = DhtChannel(dht)
+            undo.callback(channel.stop)
             facts = channel.start()
             if facts.peer_id != identity.peer_id:
                 raise InternalFault(f"p2pd runs as {facts.peer_id}, not as {identity.peer_id}")
@@ -150,15 +152,8 @@ class Node:
                 folder=folder,
                 facts=facts,
             )
-        except BaseException:
-            channel.stop()
-            folder.remove()
-            raise
-        try:
             node._join_first(need_peers=need_peers, max_skew_s=max_skew_s)
-        except BaseException:
-            node.shutdown()
-            raise
+            undo.pop_all()
         return node
 
     def _join_first(self, *, need_peers: bool, max_skew_s: float) -> None:
@@ -312,21 +307,3 @@ def _opened(service: T | None) -> T:
     if service is None:
         raise InternalFault("the node is not open, or was opened without this service")
     return service
-
-
-def check_greetings(greetings: Sequence[Greeting], *, need_peers: bool, max_skew_s: float) -> None:
-    """Refuse to go on when nobody answered, or when the clocks of all who did disagree with ours.
-
-    Raises: BootstrapAway, ClockSkewed.
-    """
-    skews = [greeting.skew_s for greeting in greetings if greeting.skew_s is not None]
-    if not skews:
-        if need_peers and greetings:
-            raise BootstrapAway(f"none of {len(greetings)} bootstrap peers answers")
-        return
-    if all(abs(skew) > max_skew_s for skew in skews):
-        skew = statistics.median(skews)
-        raise ClockSkewed(
-            f"this machine's clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} "
-            f"the network's; at most {max_skew_s:g} s are tolerated"
-        )

@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from ares_p2p.errors import InternalFault
 from ares_p2p.processes import signal_on_parent_death
 
@@ -120,11 +118,3 @@ def die_with_parent(parent_pid: int, folder: Path | None) -> None:
         signal_on_parent_death(signal.SIGTERM)
         if os.getppid() != parent_pid:
             leave(signal.SIGTERM, None)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

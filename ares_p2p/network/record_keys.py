@@ -28,9 +28,11 @@ from ares_p2p.domain import (
 )
 from ares_p2p.errors import PayloadMalformed
 from ares_p2p.ids import Digest, PeerId, sha256
-from ares_p2p.wire.codec import kind_of
+from ares_p2p.wire.codec import MAX_ENVELOPE_BYTES, kind_of
 
 MAX_CHUNK_BYTES = 48 * 1024  # one DHT value; hivemind is comfortable up to about 50 kB
+MAX_RECORD_BYTES = MAX_ENVELOPE_BYTES + 256  # tag, lease, field headers
+MAX_SUBKEYS = 128  # per dictionary: 2,048 statuses, 8,192 commits a round; 0.5 MB a message
 CHUNK_LIFETIME_S = 2 * 3600.0  # every holder looks every third of it, so a chunk survives outages
 COMMIT_BUCKETS = 64  # 1,024 peers: 16 commits a bucket, about 10 kB
 STATUS_BUCKETS = 16  # 1,024 peers: 64 statuses a bucket, about 40 kB
@@ -54,11 +56,14 @@ class RecordKind:
         buckets: 0 for one value signed by the coordinator; otherwise each peer writes its own
             subkey in one of this many dictionaries.
         lifetime_s: how long a stored record lives; its owner stores it again every third.
+        max_bytes: of a value. A dictionary travels as one message of at most 4 MiB, several at
+            a time: what peers write must be small.
     """
 
     scope: Scope
     buckets: int
     lifetime_s: float
+    max_bytes: int = MAX_RECORD_BYTES
 
     @property
     def by_peers(self) -> bool:
@@ -76,8 +81,8 @@ RECORD_KINDS: dict[type[Payload], RecordKind] = {
     CommitSet: RecordKind(Scope.ROUND, 0, _HOUR_S),
     RoundManifest: RecordKind(Scope.ROUND, 0, _HOUR_S),
     RoundSettlement: RecordKind(Scope.ROUND, 0, _HOUR_S),
-    Commit: RecordKind(Scope.ROUND, COMMIT_BUCKETS, 0.5 * _HOUR_S),
-    PeerStatus: RecordKind(Scope.NETWORK, STATUS_BUCKETS, 180.0),
+    Commit: RecordKind(Scope.ROUND, COMMIT_BUCKETS, 0.5 * _HOUR_S, max_bytes=2048),
+    PeerStatus: RecordKind(Scope.NETWORK, STATUS_BUCKETS, 180.0, max_bytes=4096),
 }
 
 

@@ -36,6 +36,7 @@ from ares_p2p.network.invite import NetworkRef, network_id_of
 from ares_p2p.network.record_keys import (
     CHUNK_LIFETIME_S,
     MAX_CHUNK_BYTES,
+    MAX_RECORD_BYTES,
     RecordKey,
     dht_id_of,
     key_of_chunk,
@@ -43,7 +44,6 @@ from ares_p2p.network.record_keys import (
     record_kind,
 )
 from ares_p2p.wire.codec import (
-    MAX_ENVELOPE_BYTES,
     class_of,
     decode_envelope,
     encode_envelope,
@@ -53,7 +53,7 @@ from ares_p2p.wire.v1 import ares_pb2 as pb
 
 CHUNK_TAG = b"C"
 ENVELOPE_TAG = b"E"
-MAX_VALUE_BYTES = max(MAX_CHUNK_BYTES, MAX_ENVELOPE_BYTES) + 256  # tag, lease, field headers
+MAX_VALUE_BYTES = max(MAX_CHUNK_BYTES + 1, MAX_RECORD_BYTES)
 MAX_SKEW_S = 30.0  # ten times hivemind's own tolerance between clocks
 
 PlainValue = tuple[bytes, float]  # a value without hivemind's wrapping, and its expiration
@@ -163,6 +163,8 @@ def _check_stored(record: RawRecord, network: NetworkRef, now_s: float) -> Check
     envelope = decode_envelope(stored.envelope)
     cls = class_of(envelope)
     kind = record_kind(cls)
+    if len(record.value) > kind.max_bytes:
+        raise Oversize(f"{cls.__name__} of {len(record.value)} bytes, at most {kind.max_bytes}")
     _check_lifetime(record, now_s=now_s, lifetime_s=kind.lifetime_s)
     signer = None if kind.by_peers else network.coordinator
     payload = open_envelope(envelope, cls, signer=signer, network_id=network.network_id)

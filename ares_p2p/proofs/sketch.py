@@ -62,8 +62,9 @@ class AuditThresholds:
         state of the round before     0.86  - 0.92     0.34   - 0.36    1.03
         another's examples            1.15  - 1.17     0.67   - 0.72    0.92
 
-    One base, one state, few pairs: measure again for a real network. An AdamW of 20 steps, where
-    one skipped step of 20 cannot be told from honest rounding, is in PROTOCOL's table.
+    With 20 steps: bfloat16 against float32 0.0023 - 0.0043, one step skipped 0.015, two 0.034 -
+    0.036, five 0.09 - 0.10. One base, one state, few pairs: measure again for a real network. (An
+    AdamW of 20 steps, where one skipped step is lost in honest rounding, is in PROTOCOL's table.)
 
     Args:
         pass_cosine_drop: at most this much passes.

@@ -7,18 +7,50 @@ hold the same next state. Source: the swarm protocol, "A round", steps 4 and 7.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ares_p2p.averaging.aggregate import combine
 from ares_p2p.averaging.codec import EncodedVector, decode, encode, open_encoded
 from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.domain import TrainingConfig
+from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.training.layout import Layout
 from ares_p2p.training.outer import outer_step, pseudo_gradient
 from ares_p2p.training.state import TrainingState
 
+_BINDING_DOMAIN = b"ares/contribution/1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class BoundLayout:
+    """A layout whose digest also names a plan and a peer: what a contribution carries inside.
+
+    A commit shows its blob's name before the blob can be fetched. Bound like this, a blob is
+    worth nothing to anybody else, and nothing in any other round.
+    """
+
+    layout: Layout
+    digest_sha256: Digest
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the vector."""
+        return self.layout.size
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """`(start, stop)` of every tensor."""
+        return self.layout.spans
+
+
+def bind_layout(layout: Layout, *, plan_sha256: Digest, peer: PeerId) -> BoundLayout:
+    """Return `layout` bound to one peer's work in one round."""
+    digest = sha256(_BINDING_DOMAIN, layout.digest_sha256, plan_sha256, peer.encode())
+    return BoundLayout(layout, digest)
+
 
 def encode_contribution(
-    start: Vector, end: Vector, *, layout: Layout, training: TrainingConfig
+    start: Vector, end: Vector, *, layout: BoundLayout, training: TrainingConfig
 ) -> bytes:
     """Return the compressed pseudo-gradient of local steps from `start` to `end`, (size,) each."""
     return encode(
@@ -30,17 +62,18 @@ def encode_contribution(
 
 
 def open_contribution(
-    data: bytes | memoryview, *, layout: Layout, training: TrainingConfig
+    data: bytes | memoryview, *, layout: BoundLayout, training: TrainingConfig
 ) -> EncodedVector:
     """Return what a peer sent, checked, to be read by parts: it stays compressed in memory.
 
-    Raises: PeerFault: truncated, oversize, non-finite, or of another layout or codec.
+    Raises: PeerFault: truncated, oversize, non-finite, of another layout or codec, or made by
+        another peer or for another round.
     """
     return open_encoded(data, layout=layout, bits=training.codec_bits, block=training.codec_block)
 
 
 def decode_contribution(
-    data: bytes | memoryview, *, layout: Layout, training: TrainingConfig
+    data: bytes | memoryview, *, layout: BoundLayout, training: TrainingConfig
 ) -> Vector:
     """Return the pseudo-gradient that a peer sent as a whole vector, (layout.size,).
 

@@ -45,6 +45,7 @@ from ares_p2p.domain import (
     RoundPlan,
 )
 from ares_p2p.errors import (
+    CommitLate,
     CommitWithoutBlob,
     Equivocation,
     NetworkFault,
@@ -59,7 +60,7 @@ from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set, 
 from ares_p2p.rounds.manifest import build_manifest
 from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan
 from ares_p2p.rounds.seedchain import revealed_seed
-from ares_p2p.training.replica import next_state, open_contribution
+from ares_p2p.training.replica import bind_layout, next_state, open_contribution
 from ares_p2p.training.state import TrainingState, decode_snapshot, encode_snapshot
 from ares_p2p.wire.codec import (
     class_of,
@@ -70,6 +71,7 @@ from ares_p2p.wire.codec import (
 )
 
 TICK_S = 0.2
+MAX_PATIENCE = 16  # how far rounds stretch when nobody was fast enough for the deadline
 QUIET_S = 1.0  # a round stays open at least so long, so that late joiners are not shut out
 FETCH_GRACE_MS = 10_000  # after a restart, past the plan's own serve deadline
 
@@ -92,6 +94,7 @@ class RoundKeeper:
     _book: CommitBook | None = None
     _refused: set[PeerId] = field(default_factory=set)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _patience: int = 1  # the deadline is this many times the configured one
 
     @property
     def deadline_ms(self) -> int | None:
@@ -133,6 +136,7 @@ class RoundKeeper:
             raise UnknownRound("no round is open", hint="Wait for the next plan.")
         round_number = book.plan.header.round
         try:
+            await self._check_not_late(envelope, book)
             signed = book.add(envelope, now_ms=now_ms, sender=remote)
         except PeerFault as fault:
             await self._refuse(book, remote, fault)
@@ -152,6 +156,20 @@ class RoundKeeper:
             ack = ack if stored is None else stored
         log.info("commit", round=round_number, peer=signed.peer, tokens=signed.commit.tokens)
         return decode_envelope(ack.envelope)
+
+    async def _check_not_late(self, envelope: Envelope, book: CommitBook) -> None:
+        """Tell a commit that comes after its round from a replay of one that was taken.
+
+        Raises: CommitLate.
+        """
+        signed = open_commit(envelope, network_id=self.herald.network_id)
+        header, plan = signed.commit.header, book.plan.header
+        earlier = header.cycle == plan.cycle and header.round <= plan.round
+        if not earlier or signed.commit.plan_sha256 == book.plan_sha256:
+            return
+        taken = await self.db.call(self.db.store.commits, header.cycle, header.round)
+        if all(row.commit_sha256 != signed.sha256 for row in taken):
+            raise CommitLate(f"round {header.round} was over before this commit came")
 
     async def _store_commit(
         self, signed: SignedCommit, *, now_ms: int, ack: RecordRow | None = None
@@ -201,6 +219,10 @@ class RoundKeeper:
             else:
                 await self._finish(latest)
 
+    def _times(self) -> RoundTimes:
+        rounds = self.cycle.settings.rounds
+        return RoundTimes(rounds.train_s * self._patience, rounds.serve_s)
+
     async def _wait_for_peers(self) -> None:
         wanted = self.cycle.settings.rounds.min_peers
         while self.paused.is_set() or len(self._present()) < wanted:
@@ -210,8 +232,7 @@ class RoundKeeper:
         return self.presence.present(now_ms=self.clock.now_ms())
 
     async def _open(self, number: int, before: RoundRow | None) -> None:
-        config, rounds = self.cycle.config, self.cycle.settings.rounds
-        manifest = None
+        config, manifest = self.cycle.config, None
         if before is not None:
             manifest = await self.db.call(
                 self.db.store.record, "manifest", self.cycle.number, before.round
@@ -229,7 +250,7 @@ class RoundKeeper:
             previous_manifest_sha256=manifest.payload_sha256 if manifest else NO_DIGEST,
             state=state,
             state_size_bytes=self.blobs.store.size(state),
-            times=RoundTimes(rounds.train_s, rounds.serve_s),
+            times=self._times(),
         )
         record = self.herald.signed(plan)
         self._set_book(plan, record.payload_sha256)
@@ -316,10 +337,10 @@ class RoundKeeper:
 
     async def _reopen(self, row: RoundRow) -> None:
         """Nobody committed: open the same round again when somebody is there."""
-        log.warning("round_empty", round=row.round)
+        self._patience = min(MAX_PATIENCE, self._patience * 2)
+        log.warning("round_empty", round=row.round, patience=self._patience)
         await self._wait_for_peers()
         header = await self.herald.header(RoundPlan, cycle=row.cycle, round_number=row.round)
-        rounds = self.cycle.settings.rounds
         old = await self._plan_of(row)
         plan = build_plan(
             header=header,
@@ -328,7 +349,7 @@ class RoundKeeper:
             previous_manifest_sha256=old.previous_manifest_sha256,
             state=old.state,
             state_size_bytes=old.state_size_bytes,
-            times=RoundTimes(rounds.train_s, rounds.serve_s),
+            times=self._times(),
         )
         record = self.herald.signed(plan)
         self._set_book(plan, record.payload_sha256)
@@ -423,12 +444,11 @@ class RoundKeeper:
                 clock=self.clock,
                 deadline_ms=max(plan.serve_deadline_ms, grace_ms),
             )
+            plan_sha256 = signed.commit.plan_sha256
+            layout = bind_layout(self.cycle.layout, plan_sha256=plan_sha256, peer=signed.peer)
+            training = self.cycle.config.training
             return await asyncio.to_thread(
-                lambda: open_contribution(
-                    path.read_bytes(),
-                    layout=self.cycle.layout,
-                    training=self.cycle.config.training,
-                )
+                lambda: open_contribution(path.read_bytes(), layout=layout, training=training)
             )
         except NetworkFault as fault:
             return CommitWithoutBlob(f"nobody served the committed blob: {fault.message}")

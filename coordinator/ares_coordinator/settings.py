@@ -88,14 +88,14 @@ class TrainingSection(_Section):
     sequences_per_step: Positive = 8
     min_steps: Positive = 10
     max_steps: Positive = 10
-    inner_lr: Rate = 0.007
+    inner_lr: Rate = 0.003
     beta2: float = Field(default=0.99, ge=0, lt=1)
     eps: Rate = 1e-8
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    outer_lr: Rate = 1.2
+    max_grad_norm: float = Field(default=0.0, ge=0)  # 0: off, RMSProp bounds the step itself
+    outer_lr: Rate = 0.8
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     codec_bits: Literal[2, 3, 4, 8] = 2
-    codec_block: Positive = 64
+    codec_block: Literal[32, 64, 128, 256] = 128
 
     @model_validator(mode="after")
     def _ordered(self) -> TrainingSection:
@@ -115,7 +115,7 @@ class RoundsSection(_Section):
     min_peers: Positive = 1
     train_s: float = Field(default=120, gt=0)  # from the plan to the commit deadline, at most
     serve_s: float = Field(default=60, gt=0)  # for fetching everybody's contributions
-    max_peers: int = Field(default=64, gt=0, le=120)  # a CommitSet record holds about 140 commits
+    max_peers: int = Field(default=64, gt=0, le=100)  # a CommitSet record holds about 110 commits
     held_out_every: Positive = 1  # rounds between two looks at the held-out loss
     held_out_examples: Positive = 128  # of them; the gate itself always uses all
 

@@ -16,14 +16,15 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ares_bootstrap.health import start_health
 from ares_p2p.datadir import DataDirLock
 from ares_p2p.errors import InviteWrongNetwork, NodeDied
 from ares_p2p.network.addresses import check_ports_free, listen_addresses
 from ares_p2p.network.invite import MAX_ADDRESSES, Invite, resolve_invite
-from ares_p2p.network.node import Node
+
+if TYPE_CHECKING:
+    from ares_p2p.network.node import Node
 
 IDENTITY_FILE = "identity.key"
 NETWORK_FILE = "network"
@@ -68,12 +69,16 @@ def run_bootstrap(options: BootstrapOptions, *, on_started: Callable[[Started], 
     options.data_dir.mkdir(parents=True, exist_ok=True)
     with DataDirLock(options.data_dir):
         check_same_network(options.data_dir, network)
+        listen = listen_addresses(options.host, options.port)
+        check_ports_free(listen)
         if options.health_port is not None:
             check_ports_free([f"/ip4/127.0.0.1/tcp/{options.health_port}"])
+        from ares_p2p.network.node import Node  # brings torch: only when all the rest is right
+
         node = Node.start(
             identity_path=options.data_dir / IDENTITY_FILE,
             network=network.network,
-            host_addresses=listen_addresses(options.host, options.port),
+            host_addresses=listen,
             announce_addresses=options.announce,
             initial_peers=network.addresses,
             relay_service=True,
@@ -125,6 +130,8 @@ async def _serve(
         stack.push_async_callback(node.close)
         health_port = None
         if options.health_port is not None:
+            from ares_bootstrap.health import start_health
+
             runner, health_port = await start_health(node, port=options.health_port)
             stack.push_async_callback(runner.cleanup)
         addresses = public_addresses(node.addresses)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from ares_p2p.domain import BaseFile, CycleConfig, DatasetManifest
 from ares_p2p.errors import BaseDigestMismatch, DiskFull, HashMismatch, RecordUnavailable
+from ares_p2p.files import write_atomically
 from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.shards.format import Example, decode_shard
 from ares_p2p.shards.manifest import check_examples, check_manifest, join_chunks
 from ares_p2p.training.base_files import base_files_digest
-from ares_peer.files import write_atomically
 from ares_peer.links import Links
 
 BLOB_TIMEOUT_S = 600.0  # one file of a base; it resumes on the next try

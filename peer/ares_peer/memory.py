@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ares_p2p.clock import Clock
 from ares_p2p.domain import Header
+from ares_p2p.files import write_atomically
 from ares_p2p.ids import Digest
 from ares_p2p.rounds.plan import NO_DIGEST
-from ares_peer.files import write_atomically
 
 
 @dataclass(slots=True)

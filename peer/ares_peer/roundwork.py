@@ -36,7 +36,13 @@ from ares_p2p.rounds.commits import SignedCommit, check_commit_set
 from ares_p2p.rounds.manifest import check_manifest
 from ares_p2p.training.inner import LocalResult, StepCallback
 from ares_p2p.training.layout import Layout
-from ares_p2p.training.replica import encode_contribution, next_state, open_contribution
+from ares_p2p.training.replica import (
+    BoundLayout,
+    bind_layout,
+    encode_contribution,
+    next_state,
+    open_contribution,
+)
 from ares_p2p.training.state import TrainingState, encode_snapshot
 from ares_p2p.wire.codec import open_envelope, seal
 from ares_peer.events import (
@@ -127,13 +133,17 @@ class RoundWork:
         manifest, vectors = await self._exchange(commits, commit_set_sha256)
         self.emit(PhaseChanged(Phase.AGGREGATING))
         state = await asyncio.to_thread(self._advance, manifest, vectors)
-        self._report(manifest, state)
+        self._report(manifest)
         return state
 
     @property
     def state_hex(self) -> str:
         """The state the round starts from, in hex."""
         return self.plan.state.hex()
+
+    def bound_layout(self, peer: PeerId) -> BoundLayout:
+        """Return the layout that a contribution of `peer` in this round carries."""
+        return bind_layout(self.rig.layout, plan_sha256=self.plan_sha256, peer=peer)
 
     # --- train ---------------------------------------------------------------------------------
 
@@ -174,7 +184,7 @@ class RoundWork:
         return encode_contribution(
             self.state.theta,
             result.theta,
-            layout=self.rig.layout,
+            layout=self.bound_layout(self.peer),
             training=self.config.training,
         )
 
@@ -319,7 +329,7 @@ class RoundWork:
         )
         return await asyncio.to_thread(
             lambda: open_contribution(
-                path.read_bytes(), layout=self.rig.layout, training=self.config.training
+                path.read_bytes(), layout=self.bound_layout(signed.peer), training=self.config.training
             )
         )
 
@@ -352,7 +362,7 @@ class RoundWork:
             )
         return state
 
-    def _report(self, manifest: RoundManifest, state: TrainingState) -> None:
+    def _report(self, manifest: RoundManifest) -> None:
         place = (self.config.header.cycle, self.plan.header.round)
         next_hex = manifest.next_state.hex()
         for entry in manifest.entries:

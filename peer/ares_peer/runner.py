@@ -8,11 +8,11 @@ import signal
 from collections.abc import Sequence
 
 from ares_p2p.clock import Clock
+from ares_p2p.datadir import DataDirLock
 from ares_p2p.errors import ConfigFault, InternalFault
 from ares_p2p.processes import reference
 from ares_peer.hardware import device_label, probe_hardware
 from ares_peer.lines import View
-from ares_peer.lock import DataDirLock
 from ares_peer.preflight import check_ready, prepare_data_dir
 from ares_peer.progress import Status, carried_over
 from ares_peer.settings import PeerSettings, Remembered, TrainerSettings, save_remembered

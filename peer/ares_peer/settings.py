@@ -22,7 +22,6 @@ NETWORK_FILE: Final = "network"  # the id of the one network this directory belo
 IDENTITY_FILE: Final = "identity.key"
 STATUS_FILE: Final = "status.json"
 PROCESSES_FILE: Final = "processes.json"
-LOCK_FILE: Final = "peer.lock"
 LOG_DIR: Final = "logs"
 MAX_SETTINGS_BYTES: Final = 65_536  # an invite is below 2 kB; bounds a file that is not ours
 

@@ -14,12 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from ares_p2p.clock import SystemClock
 from ares_p2p.domain import CycleConfig
-from ares_p2p.errors import AresError, InternalFault, InviteWrongNetwork
+from ares_p2p.errors import AresError, InternalFault
 from ares_p2p.logs import configure_logging
+from ares_p2p.processes import die_with_parent
 from ares_peer.events import (
     ErrorRaised,
     Event,
@@ -31,8 +31,7 @@ from ares_peer.events import (
     RoundDone,
     claim_stdout,
 )
-from ares_peer.processes import die_with_parent
-from ares_peer.settings import IDENTITY_FILE, TrainerSettings
+from ares_peer.settings import IDENTITY_FILE, TrainerSettings, claim_network
 
 
 def main() -> int:
@@ -47,7 +46,7 @@ def main() -> int:
     except AresError as fault:
         writer.emit(ErrorRaised(fault.code, fault.message, fault.hint, fatal=True))
         return fault.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the supervisor must hear of every end
         import traceback
 
         traceback.print_exc()
@@ -86,7 +85,7 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     key_file = settings.data_dir / IDENTITY_FILE
     identity = load_or_create_identity(key_file)
     invite: Invite = asyncio.run(resolve_invite(settings.invite))
-    _check_same_network(settings.data_dir, invite.network_id)
+    claim_network(settings.data_dir, invite.network_id)
     emit(PhaseChanged(Phase.CONNECTING, f"joining {invite.name}"))
     node = Node.start(
         identity_path=key_file,
@@ -104,21 +103,6 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     finally:
         emit(PhaseChanged(Phase.STOPPED))
         node.shutdown()
-
-
-def _check_same_network(data_dir: Path, network_id: str) -> None:
-    """Refuse to mix two networks in one data directory.
-
-    Raises: InviteWrongNetwork.
-    """
-    marker = data_dir / "network"
-    if not marker.exists():
-        marker.write_text(network_id, encoding="ascii")
-    known = marker.read_text(encoding="ascii").strip()
-    if known != network_id:
-        raise InviteWrongNetwork(
-            f"{data_dir} belongs to network {known}, the invite is for {network_id}"
-        )
 
 
 async def _live(settings, node, identity, invite, emit) -> int:  # type: ignore[no-untyped-def]

@@ -6,7 +6,8 @@ the book, commit sets, judgements, manifests, states and snapshots are the packa
 
 A peer does what its `Behaviour` says; the base class is honest and each of its methods is one
 thing that a cheat can do differently. Nobody hands a peer anything but bytes, and everybody
-verifies what the real peer verifies. One instance of `Swarm` is one cycle.
+verifies what the real peer verifies. One instance of `Swarm` is one cycle. One long file, so that a
+round can be read from its plan to the last replica without turning a page.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set
 from ares_p2p.rounds.manifest import build_manifest, check_manifest
 from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan, check_plan
 from ares_p2p.rounds.seedchain import revealed_seed
-from ares_p2p.training.replica import encode_contribution, next_state, open_contribution
+from ares_p2p.training.replica import (
+    bind_layout,
+    encode_contribution,
+    next_state,
+    open_contribution,
+)
 from ares_p2p.training.state import (
     TrainingState,
     decode_snapshot,
@@ -218,8 +224,11 @@ class Peer:
             labels=act.labels(world.task),
         )
         sent = act.update(state.theta - end, self, round_)
+        layout = bind_layout(
+            world.task.layout, plan_sha256=round_.plan_sha256, peer=self.peer_id
+        )
         data = encode_contribution(
-            sent, np.zeros_like(sent), layout=world.task.layout, training=world.training
+            sent, np.zeros_like(sent), layout=layout, training=world.training
         )
         self._blob = act.blob(data, self)
         training = world.training
@@ -322,7 +331,10 @@ class Peer:
 def _fetch_contribution(signed: SignedCommit, world: World) -> VectorSource:
     commit = signed.commit
     data = world.blobs.fetch(commit.blob_id, max_bytes=commit.blob_size_bytes)
-    return open_contribution(data, layout=world.task.layout, training=world.training)
+    layout = bind_layout(
+        world.task.layout, plan_sha256=commit.plan_sha256, peer=signed.peer
+    )
+    return open_contribution(data, layout=layout, training=world.training)
 
 
 # --- the coordinator --------------------------------------------------------------------------

@@ -276,14 +276,15 @@ def test_fewer_steps_than_declared_are_accepted_here() -> None:
     assert played.weight_of(*attackers(played)) > 0
 
 
-def test_a_blob_cannot_be_copied_before_the_close_but_its_name_can() -> None:
-    """The commit shows the blob's hash, and after the close its author serves it for the copier."""
+def test_a_blob_cannot_be_copied_before_the_close_and_its_name_is_worth_nothing() -> None:
+    """The commit shows the blob's hash, but inside the blob is whose and for which round it is."""
     copiers = [act.Copier() for _ in range(BAD)]
     played = swarm(*copiers)
     check_one_state_for_all(played)
     assert [copier.failures for copier in copiers] == [ROUNDS] * BAD  # no bytes before the close
-    assert played.weight_of(*attackers(played)) > 0
-    assert played.loss < 1.02 * clean().loss
+    assert played.codes_of(*attackers(played)) == {ShapeMismatch.code: BAD * ROUNDS}
+    assert played.weight_of(*attackers(played)) == 0
+    check_no_trace(played, clean())
 
 
 # --- a crowd, and a lying coordinator ----------------------------------------------------------

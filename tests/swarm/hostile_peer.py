@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,14 +49,14 @@ class FlipWork(RoundWork):
             (self.state.theta - result.theta) * np.float32(-10),
             bits=training.codec_bits,
             block=training.codec_block,
-            layout_sha256=self.rig.layout.digest_sha256,
+            layout_sha256=self.bound_layout(self.peer).digest_sha256,
         )
 
 
 class ReplayWork(RoundWork):
     """Hands in its commit of the round before, again."""
 
-    old: list[Envelope] = []
+    old: ClassVar[list[Envelope]] = []
 
     async def _submit(self, commit: Commit) -> Commit | None:
         envelope = self.old[0] if self.old else seal(self.links.identity, commit)

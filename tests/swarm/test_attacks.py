@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from localnet import Child, LocalNetwork
-from swarm_settings import QUICK
 
 from ares_coordinator.store.rows import CycleRow
 from ares_coordinator.store.sql import open_store
@@ -24,6 +22,8 @@ from ares_p2p.errors import (
     OpposesOthers,
     WrongSigner,
 )
+from localnet import Child, LocalNetwork
+from swarm_settings import QUICK
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420), pytest.mark.xdist_group("attacks")]
 

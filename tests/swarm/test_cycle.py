@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from localnet import LocalNetwork
 from peft import PeftModel
 
 from ares_coordinator.ledger.balances import fold_balances, verify_balances
@@ -16,6 +15,7 @@ from ares_p2p.shards.format import decode_jsonl
 from ares_p2p.training.base import BaseSpec, load_base, load_tokenizer
 from ares_p2p.training.data import build_dataset
 from ares_p2p.training.evaluate import example_losses
+from localnet import LocalNetwork
 from swarm_settings import QUICK
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]

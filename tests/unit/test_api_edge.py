@@ -57,8 +57,8 @@ async def client(views: FakeViews) -> AsyncIterator[TestClient[Any, Any]]:
         ("/api/ares/credits?workerId=%3Cscript%3E", 400, BadParameter.code),
         ("/api/ares/credits?workerId=" + "A" * 129, 400, BadParameter.code),
         (f"/api/ares/credits?workerId={peer(77)}", 404, UnknownWorker.code),
-        ("/api/ares/nothing", 404, "ARES-E050"),
-        ("/nothing", 404, "ARES-E050"),
+        ("/api/ares/nothing", 404, "ARES-E082"),
+        ("/nothing", 404, "ARES-E082"),
     ],
 )
 async def test_faults_have_one_shape(

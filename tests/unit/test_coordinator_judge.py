@@ -18,7 +18,11 @@ from ares_p2p.ids import sha256
 from ares_p2p.rounds.commits import SignedCommit
 from ares_p2p.rounds.manifest import build_manifest, check_manifest
 from ares_p2p.training.layout import layout_of_shapes
-from ares_p2p.training.replica import encode_contribution, open_contribution
+from ares_p2p.training.replica import (
+    bind_layout,
+    encode_contribution,
+    open_contribution,
+)
 from ares_p2p.wire.codec import open_envelope, seal
 from payloads import identity
 from sim.samples import COORDINATOR, TRAINING, header, open_round
@@ -42,8 +46,9 @@ def honest() -> Vector:
 
 def contribution(vector: Vector) -> VectorSource:
     """Return `vector` as it arrives: encoded, checked."""
-    data = encode_contribution(np.zeros_like(vector), -vector, layout=LAYOUT, training=TRAINING)
-    return open_contribution(data, layout=LAYOUT, training=TRAINING)
+    layout = bind_layout(LAYOUT, plan_sha256=bytes(32), peer=identity(1).peer_id)
+    data = encode_contribution(np.zeros_like(vector), -vector, layout=layout, training=TRAINING)
+    return open_contribution(data, layout=layout, training=TRAINING)
 
 
 def judged(outcomes: Sequence[VectorSource | PeerFault]) -> list[Judged]:

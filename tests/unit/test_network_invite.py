@@ -118,7 +118,9 @@ def test_bad_names_are_refused(name: str) -> None:
         Invite(name, COORDINATOR)
 
 
-@pytest.mark.parametrize("address", ["", "tcp://1.2.3.4", "/ip4/1.2.3.4/tcp/1", ADDRESS + ",x", "/p2p/ x"])
+@pytest.mark.parametrize(
+    "address", ["", "tcp://1.2.3.4", "/ip4/1.2.3.4/tcp/1", ADDRESS + ",x", "/p2p/ x"]
+)
 def test_bad_addresses_are_refused(address: str) -> None:
     with pytest.raises(InviteMalformed):
         Invite("home", COORDINATOR, (address,))

@@ -72,7 +72,7 @@ def record(
     publisher: Identity,
     lifetime_s: float = 100.0,
     key: str | None = None,
-    subkey: str | None | bool = True,
+    subkey: str | bool | None = True,
 ) -> RawRecord:
     """Return a stored envelope under its own key, or under another."""
     cls = class_of(envelope)
@@ -136,7 +136,9 @@ def test_rightful_records_pass(cls: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [cls for cls, kind in RECORD_KINDS.items() if not kind.by_peers], ids=lambda c: c.__name__
+    "cls",
+    [cls for cls, kind in RECORD_KINDS.items() if not kind.by_peers],
+    ids=lambda c: c.__name__,
 )
 def test_nobody_speaks_for_the_coordinator(cls: type) -> None:
     with pytest.raises(WrongSigner):
@@ -173,8 +175,8 @@ def test_another_network_is_another_world() -> None:
 def test_the_descriptor_names_its_own_network() -> None:
     with pytest.raises(WrongNetwork):
         check(record(signed(COORDINATOR, NetworkDescriptor, name="else"), publisher=COORDINATOR))
+    envelope = signed(COORDINATOR, NetworkDescriptor, coordinator=MALLORY.peer_id)
     with pytest.raises(WrongNetwork):
-        envelope = signed(COORDINATOR, NetworkDescriptor, coordinator=MALLORY.peer_id)
         check(record(envelope, publisher=COORDINATOR))
 
 
@@ -299,6 +301,13 @@ def test_values_are_bounded_before_anything_else() -> None:
         check(RawRecord(bytes(20), None, ENVELOPE_TAG + bytes(MAX_VALUE_BYTES), NOW_S))
     with pytest.raises(EnvelopeMalformed):
         check(RawRecord(bytes(20), None, b"", NOW_S))
+
+
+def test_what_peers_write_is_small() -> None:
+    blobs = tuple(sha256(bytes([number])) for number in range(120))
+    assert check(record(signed(ALICE, PeerStatus, held_blobs=blobs[:60]), publisher=ALICE))
+    with pytest.raises(Oversize):
+        check(record(signed(ALICE, PeerStatus, held_blobs=blobs), publisher=ALICE))
 
 
 # --- memory ------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from ares_p2p import __version__
 from ares_p2p.crypto.keys import load_or_create_identity
+from ares_p2p.datadir import DataDirLock
 from ares_p2p.processes import reference
 from ares_peer.cli import app
-from ares_peer.lock import DataDirLock
 from ares_peer.progress import Status
 from ares_peer.settings import IDENTITY_FILE
 from ares_peer.statusfile import StatusFile

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ class ComputeWorker:
         self._process: asyncio.subprocess.Process | None = None
         self._loaded: dict[str, Any] | None = None
         self._lock = asyncio.Lock()
+        self._number = 0
         self._urgent = 0
+        self._none_urgent = asyncio.Event()
+        self._none_urgent.set()
 
     async def load(self, job: Mapping[str, Any]) -> None:
         """Load a cycle; the same one again is free while the process lives."""
@@ -61,16 +64,24 @@ class ComputeWorker:
             await self._stop()
 
     async def _call(self, job: dict[str, Any], *, urgent: bool = False) -> dict[str, Any]:
-        if urgent:
-            self._urgent += 1
+        async with self._urgent_first(urgent), self._lock:
+            return await self._answer(job)
+
+    @contextlib.asynccontextmanager
+    async def _urgent_first(self, urgent: bool) -> AsyncIterator[None]:
+        """Let urgent jobs go before the others; an urgent one holds the others back."""
+        if not urgent:
+            await self._none_urgent.wait()
+            yield
+            return
+        self._urgent += 1
+        self._none_urgent.clear()
         try:
-            while not urgent and self._urgent:
-                await asyncio.sleep(0.1)
-            async with self._lock:
-                return await self._answer(job)
+            yield
         finally:
-            if urgent:
-                self._urgent -= 1
+            self._urgent -= 1
+            if not self._urgent:
+                self._none_urgent.set()
 
     async def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(TRIES):
@@ -117,15 +128,19 @@ class ComputeWorker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._number += 1
+            process.stdin.write(json.dumps({**job, "number": self._number}).encode() + b"\n")
             await process.stdin.drain()
-            line = await process.stdout.readline()
+            answer: dict[str, Any] = {}
+            while answer.get("number") != self._number:  # skip those nobody waits for any more
+                line = await process.stdout.readline()
+                if not line:
+                    await process.wait()
+                    return None
+                answer = json.loads(line)
         except (BrokenPipeError, ConnectionResetError):
-            line = b""
-        if not line:
             await process.wait()
             return None
-        answer: dict[str, Any] = json.loads(line)
         if "code" in answer:
             cls: type[AresError] = _CLASSES.get(answer["code"], InternalFault)
             raise cls(answer["message"])

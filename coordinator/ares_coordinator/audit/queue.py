@@ -120,6 +120,7 @@ class AuditQueue:
         return await self.worker.replay(
             state=str(self.blobs.store.path(plan.state)),
             blob=str(self.blobs.store.path(commit.blob_id)),
+            plan=commit.plan_sha256.hex(),
             peer=audit.peer,
             steps=commit.steps,
             lr=plan.inner_lr,

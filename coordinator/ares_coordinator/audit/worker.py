@@ -49,32 +49,26 @@ class Workbench:
 
     def replay(self, job: dict[str, Any]) -> dict[str, Any]:
         """Train the committed steps again and compare with the committed blob."""
-        from ares_p2p.training.replica import decode_contribution, encode_contribution
+        from ares_p2p.training.replica import bind_layout, decode_contribution, encode_contribution
         from ares_p2p.training.state import decode_snapshot
 
         layout, training = self._rig.layout, self._config.training
+        peer = PeerId(job["peer"])
+        bound = bind_layout(layout, plan_sha256=bytes.fromhex(job["plan"]), peer=peer)
         state = decode_snapshot(Path(job["state"]).read_bytes(), layout=layout)
         claimed = decode_contribution(
-            Path(job["blob"]).read_bytes(), layout=layout, training=training
+            Path(job["blob"]).read_bytes(), layout=bound, training=training
         )
         result = self._rig.train(
             state.theta,
             round_number=state.round,
-            peer=PeerId(job["peer"]),
+            peer=peer,
             lr=job["lr"],
             min_steps=job["steps"],
             max_steps=job["steps"],
         )
-        own = decode_contribution(
-            encode_contribution(
-                state.theta,
-                result.theta,
-                layout=layout,
-                training=training,
-            ),
-            layout=layout,
-            training=training,
-        )
+        replayed = encode_contribution(state.theta, result.theta, layout=bound, training=training)
+        own = decode_contribution(replayed, layout=bound, training=training)
         comparison = compare_updates(claimed, state.theta - result.theta, own_q=own)
         return {
             "outcome": judge(comparison, AuditThresholds()),
@@ -121,13 +115,13 @@ def main() -> None:
                 answer = bench.replay(job) if job["job"] == "replay" else bench.evaluate(job)
         except AresError as fault:
             answer = {"code": fault.code, "message": fault.message}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one bad job must not end the process
             traceback.print_exc()
             answer = {
                 "code": InternalFault.code,
                 "message": f"{type(error).__name__}: {error}",
             }
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps({**answer, "number": job["number"]}) + "\n")
         answers.flush()
 
 

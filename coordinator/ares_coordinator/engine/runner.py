@@ -143,6 +143,9 @@ class Engine:
                 if pause_s is None:
                     raise
                 await self.clock.sleep(pause_s)
+            except Exception as error:
+                await self._note_failure(row, f"{type(error).__name__}: {error}")
+                raise
             else:
                 if self.failure:
                     await self._note_failure(row, "")

@@ -1,7 +1,7 @@
-"""What may follow what in the life of a cycle. Pure: no store, no clock, no network.
+r"""What may follow what in the life of a cycle. Pure: no store, no clock, no network.
 
     generate -> prepare -> publish -> train -> stack -> evaluate -> promote  -> settle -> done
-                                                                 \\-> rollback -/
+                                                                \-> rollback -/
 
 Each arrow is one transaction of the store, and every phase may be repeated from its start: a
 coordinator that was killed goes on in the phase it was in.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ares_p2p.datadir import DataDirLock
 from ares_p2p.errors import DataDirLocked
-from ares_peer.lock import DataDirLock
 
 
 def test_second_holder_is_refused_and_told_the_pid(tmp_path: Path) -> None:
@@ -19,5 +19,5 @@ def test_second_holder_is_refused_and_told_the_pid(tmp_path: Path) -> None:
 def test_lock_can_be_taken_again_after_its_end(tmp_path: Path) -> None:
     for _ in range(2):
         with DataDirLock(tmp_path):
-            assert (tmp_path / "peer.lock").read_text() == f"{os.getpid()}\n"
-    assert (tmp_path / "peer.lock").read_text() == ""
+            assert (tmp_path / "ares.lock").read_text() == f"{os.getpid()}\n"
+    assert (tmp_path / "ares.lock").read_text() == ""

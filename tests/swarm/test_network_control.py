@@ -1,0 +1,182 @@
+"""Messages to the coordinator: over real p2pd, and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from ares_p2p.clock import SystemClock
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.domain import Commit, CommitAck
+from ares_p2p.errors import (
+    BadSignature,
+    CommitLate,
+    CoordinatorAway,
+    PeerFault,
+    RateLimited,
+    RpcTimeout,
+    StoreFault,
+    UnknownRound,
+    WrongSigner,
+)
+from ares_p2p.ids import PeerId
+from ares_p2p.network.control import Control, InMemoryControl, InMemoryControlNetwork
+from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, signed, start_node
+
+pytestmark = [pytest.mark.swarm, pytest.mark.asyncio(loop_scope="module")]
+COMMIT = signed(ALICE, Commit, cycle=1, round=2)
+ACK = signed(COORDINATOR, CommitAck)
+
+
+class World:
+    def __init__(self, coordinator: Control, alice: Control) -> None:
+        self.coordinator, self.alice = coordinator, alice
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    folder = tmp_path_factory.mktemp("control")
+    first = start_node(folder, COORDINATOR)
+    second = start_node(folder, ALICE, initial_peers=first.addresses)
+    yield [first, second]
+    first.shutdown()
+    second.shutdown()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def hivemind_world(nodes: list[Any]) -> AsyncIterator[World]:
+    for node in nodes:
+        await node.open()
+    yield World(*(node.control for node in nodes))
+    for node in nodes:
+        await node.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def memory_world() -> World:
+    network = InMemoryControlNetwork(clock=SystemClock())
+    return World(
+        *(
+            InMemoryControl(network, peer_id=who.peer_id, coordinator=COORDINATOR.peer_id)
+            for who in (COORDINATOR, ALICE)
+        )
+    )
+
+
+@pytest.fixture(params=["memory", "hivemind"], scope="module")
+def world(request: pytest.FixtureRequest) -> World:
+    found: World = request.getfixturevalue(f"{request.param}_world")
+    return found
+
+
+async def submit(world: World, **arguments: Any) -> Envelope:
+    return await world.alice.submit(
+        COMMIT, **({"to": COORDINATOR.peer_id, "timeout_s": 30} | arguments)
+    )
+
+
+async def test_a_submission_is_acknowledged(world: World) -> None:
+    seen: list[tuple[Envelope, PeerId]] = []
+
+    async def handler(envelope: Envelope, remote: PeerId) -> Envelope:
+        seen.append((envelope, remote))
+        return ACK
+
+    world.coordinator.on_submit(handler)
+    assert await submit(world) == ACK
+    assert seen == [(COMMIT, ALICE.peer_id)]
+
+
+async def test_without_a_handler_there_is_no_round(world: World) -> None:
+    world.coordinator.on_submit(None)
+    with pytest.raises(UnknownRound):
+        await submit(world)
+    with pytest.raises(UnknownRound):
+        await world.coordinator.submit(COMMIT, to=ALICE.peer_id, timeout_s=30)
+
+
+async def test_a_refusal_arrives_as_itself(world: World) -> None:
+    async def handler(_envelope: Envelope, _remote: PeerId) -> Envelope:
+        raise CommitLate("2.5 s after the deadline")
+
+    world.coordinator.on_submit(handler)
+    with pytest.raises(CommitLate, match=r"2\.5 s after"):
+        await submit(world)
+
+
+async def test_only_the_coordinator_acknowledges(world: World) -> None:
+    answers = [
+        signed(MALLORY, CommitAck),
+        Envelope(ACK.payload_type, ACK.payload, ACK.public_key, bytes(64)),
+    ]
+
+    async def handler(_envelope: Envelope, _remote: PeerId) -> Envelope:
+        return answers.pop(0)
+
+    world.coordinator.on_submit(handler)
+    with pytest.raises(WrongSigner):
+        await submit(world)
+    with pytest.raises(BadSignature):
+        await submit(world)
+
+
+async def test_silence_is_noticed(world: World) -> None:
+    async def handler(_envelope: Envelope, _remote: PeerId) -> Envelope:
+        await asyncio.sleep(5)
+        return ACK
+
+    world.coordinator.on_submit(handler)
+    with pytest.raises((CoordinatorAway, RpcTimeout)):
+        await submit(world, timeout_s=0.2)
+    world.coordinator.on_submit(None)
+
+
+async def test_absent_peers_are_told_apart_from_the_coordinator(world: World) -> None:
+    with pytest.raises(RpcTimeout):
+        await submit(world, to=BOB.peer_id)
+
+
+async def test_clocks_are_compared(world: World) -> None:
+    there = await world.alice.time_of(COORDINATOR.peer_id)
+    assert abs(there - SystemClock().now_ms()) < 10_000
+
+
+async def test_our_own_faults_do_not_travel(hivemind_world: World) -> None:
+    async def handler(_envelope: Envelope, _remote: PeerId) -> Envelope:
+        raise StoreFault("/home/me/secret.db is broken")
+
+    hivemind_world.coordinator.on_submit(handler)
+    with pytest.raises((CoordinatorAway, PeerFault)) as caught:
+        await submit(hivemind_world)
+    assert "secret" not in str(caught.value)
+
+
+async def test_floods_are_refused(hivemind_world: World) -> None:
+    async def handler(_envelope: Envelope, _remote: PeerId) -> Envelope:
+        return ACK
+
+    hivemind_world.coordinator.on_submit(handler)
+    answers = await asyncio.gather(
+        *(submit(hivemind_world) for _ in range(60)), return_exceptions=True
+    )
+    assert ACK in answers
+    assert any(isinstance(answer, RateLimited) for answer in answers)
+    assert all(answer == ACK or isinstance(answer, RateLimited) for answer in answers)
+
+
+async def test_a_coordinator_that_left_is_away(nodes: list[Any], tmp_path: Path) -> None:
+    network = InMemoryControlNetwork(clock=SystemClock())
+    coordinator, alice = (
+        InMemoryControl(network, peer_id=who.peer_id, coordinator=COORDINATOR.peer_id)
+        for who in (COORDINATOR, ALICE)
+    )
+    coordinator.leave()
+    with pytest.raises(CoordinatorAway):
+        await alice.submit(COMMIT, to=COORDINATOR.peer_id, timeout_s=1)
+    with pytest.raises(CoordinatorAway):
+        await alice.time_of(COORDINATOR.peer_id)
