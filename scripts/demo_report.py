@@ -168,7 +168,8 @@ def draw_picture(outcome: Outcome, path: Path) -> None:
     lower.bar(rounds, [row["used"] for row in rows], color="#0b6e99", width=0.7)
     lower.set_ylabel("accepted")
     lower.set_xlabel("round")
-    lower.yaxis.get_major_locator().set_params(integer=True)
+    for axis in (lower.xaxis, lower.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
@@ -181,12 +182,13 @@ def print_report(outcome: Outcome, console: Console, *, picture: Path) -> None:
     fall = 1 - history["loss_after"] / history["loss_before"]
     table = Table(title="What each peer did", title_justify="left")
     for header in ("peer", "accepted", "refused", "missed", "up", "down", "credits", "tier"):
-        table.add_column(header, justify="left" if header in ("peer", "refused") else "right")
+        left = header in ("peer", "refused")
+        table.add_column(header, justify="left" if left else "right", no_wrap=not left)
     for peer in outcome.peers:
         row = outcome.leaderboard.get(peer.peer_id, {"totalCredits": 0, "tier": "FREE"})
         reasons = ", ".join(f"{count} x {code}" for code, count in peer.refused.items()) or "0"
         table.add_row(
-            f"{peer.name} {peer.peer_id[-8:]}",
+            f"{peer.name} ..{peer.peer_id[-6:]}",
             str(peer.accepted),
             reasons,
             str(peer.missed),
@@ -211,7 +213,9 @@ def print_report(outcome: Outcome, console: Console, *, picture: Path) -> None:
     console.print(f"adapter        {outcome.out / 'coordinator' / 'ares-adapters' / 'cycle-1'}")
     console.print(f"picture        {picture}")
     console.print(f"API            {outcome.api_url}/api/ares/status (ended with the demo; again:")
-    console.print(f"               ares-coordinator run --data-dir {outcome.out / 'coordinator'})")
+    console.print(
+        f"               ares-coordinator run --cycles 0 --data-dir {outcome.out / 'coordinator'})"
+    )
     for text, held in outcome.checks.items():
         console.print(
             f"  [green]passed[/green]  {text}" if held else f"  [red]FAILED[/red]  {text}"

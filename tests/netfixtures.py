@@ -170,6 +170,9 @@ def _run_forked(
     prepare: Callable[[], None] | None,
     arguments: dict[str, Any],
 ) -> None:
+    from hivemind.utils.mpfuture import MPFuture
+
+    MPFuture.reset_backend()  # locks of its own: this process may be killed while it holds them
     other_end.close()
     sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
     try:

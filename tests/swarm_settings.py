@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 QUICK: dict[str, object] = {
-    "rounds.rounds": 2,
+    "rounds.rounds": 4,
     "rounds.min_peers": 1,
     "rounds.train_s": 20,
     "rounds.serve_s": 10,

@@ -7,7 +7,7 @@ P2P) and `InMemoryBlobs` (simulations) pass the same tests. The disk is `BlobSto
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ async def fetch_until(
         try:
             return await blobs.fetch(
                 blob_id,
-                sources=[source for source in sources if source != self._me],
+                sources=sources,
                 max_bytes=max_bytes,
                 timeout_s=max(MIN_FETCH_S, left_s),
                 progress=progress,
@@ -120,16 +120,19 @@ class BlobExchange:
         self._transport = transport
         self._me = me
         self._busy: dict[Digest, asyncio.Lock] = {}
+        self._users: Counter[Digest] = Counter()  # callers that hold or await the lock
 
     @asynccontextmanager
     async def _exclusive(self, blob_id: Digest) -> AsyncIterator[None]:
         lock = self._busy.setdefault(blob_id, asyncio.Lock())
+        self._users[blob_id] += 1
         try:
             async with lock:
                 yield
         finally:
-            if not lock.locked():
-                self._busy.pop(blob_id, None)
+            self._users[blob_id] -= 1
+            if not self._users[blob_id]:
+                del self._busy[blob_id], self._users[blob_id]
 
     async def fetch(
         self,

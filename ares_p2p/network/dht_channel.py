@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 from hivemind.dht import DHT
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
+from hivemind.utils.mpfuture import MPFuture
 
 from ares_p2p.errors import NodeDied
 from ares_p2p.network import dht_process
@@ -45,6 +47,20 @@ def borrowed_event_loop() -> Iterator[None]:
         loop.close()
 
 
+_living: set[DhtChannel] = set()  # also of the process that this one is a fork of
+
+
+def renew_futures() -> None:
+    """Give hivemind's futures new locks, unless a living node of this process uses the old ones.
+
+    The locks are shared with the DHT processes; one that was killed while it held one would
+    make the next node of this process wait for ever.
+    """
+    mine = (channel for channel in _living if channel.owner_pid == os.getpid())
+    if not any(channel.is_alive() for channel in mine):
+        MPFuture.reset_backend()
+
+
 class DhtChannel:
     """One DHT process."""
 
@@ -52,6 +68,7 @@ class DhtChannel:
         self._dht: Any = dht
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._p2pd: ProcessRef | None = None
+        self.owner_pid = os.getpid()
 
     def start(self) -> ProcessFacts:
         """Start the process and p2pd; on a fault neither is left.
@@ -69,6 +86,7 @@ class DhtChannel:
             self.stop()
             raise
         self._p2pd = reference(facts.p2pd_pid)
+        _living.add(self)
         threading.Thread(target=self._send_forever, name="ares-dht-sender", daemon=True).start()
         return facts
 
@@ -135,6 +153,7 @@ class DhtChannel:
 
     def stop(self) -> None:
         """End the process and p2pd; by force when they do not end by themselves."""
+        _living.discard(self)
         self._requests.put(None)
         if self._dht.pid is not None and self._dht.is_alive():
             self._stop_dht()

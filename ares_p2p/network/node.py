@@ -40,6 +40,7 @@ from ares_p2p.network.dht_channel import (
     STARTUP_TIMEOUT_S,
     DhtChannel,
     borrowed_event_loop,
+    renew_futures,
 )
 from ares_p2p.network.dht_process import ProcessFacts
 from ares_p2p.network.invite import NetworkRef
@@ -119,6 +120,7 @@ class Node:
         identity = load_or_create_identity(identity_path)
         check_ports_free(host_addresses)
         with contextlib.ExitStack() as undo, borrowed_event_loop():
+            renew_futures()
             folder = SocketFolder.create()
             undo.callback(folder.remove)
             hivemind_fixes.options.relay_service = relay_service

@@ -21,6 +21,7 @@ from ares_p2p.errors import (
     Equivocation,
     HashMismatch,
     Oversize,
+    PayloadMalformed,
     PeerFault,
     RateLimited,
     StepsOutOfRange,
@@ -36,6 +37,7 @@ from ares_p2p.wire.codec import (
     open_envelope,
 )
 
+MAX_MEAN_LOSS = 100.0  # nats per token; a uniform guess over a million tokens costs 14
 MAX_REFUSALS = 64  # listed per round; more are counted by the coordinator, not published
 MAX_REASON_CHARS = 200
 MAX_COMMITS_BYTES = 44 * 1024  # 110 honest ones of 400; the rest of a record is for the refusals
@@ -105,6 +107,8 @@ def check_commit(
         raise StepsOutOfRange(
             f"{commit.steps} steps, {plan.min_steps} to {plan.max_steps} expected"
         )
+    if commit.mean_loss > MAX_MEAN_LOSS:
+        raise PayloadMalformed(f"a mean loss of {commit.mean_loss:.3g} nats per token cannot be")
     most_tokens = commit.steps * training.sequences_per_step * training.sequence_length
     if not 0 < commit.tokens <= most_tokens:
         raise StepsOutOfRange(f"{commit.tokens} tokens in {commit.steps} steps cannot be")

@@ -1,4 +1,4 @@
-"""`ares-coordinator`: set up a network, run its cycles, look at its ledger.
+"""`ares-coordinator`: set up a network and run its cycles.
 
 Errors end with their code and the next command to try; `--json` is for scripts. Nothing heavy is
 imported before a command needs it.
@@ -64,9 +64,9 @@ def init(
     except ValidationError as error:
         raise ConfigFault(_first_error(error)) from error
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = write_settings(folder, settings)
     identity = load_or_create_identity(folder / IDENTITY_FILE)
     open_store(folder / DATABASE_FILE).close()
+    path = write_settings(folder, settings)  # last: with it, the network is set up
     reference = Invite(name, identity.peer_id).encode()
     if as_json:
         print(json.dumps({"network": reference, "peer_id": identity.peer_id, "config": str(path)}))
@@ -87,7 +87,9 @@ def run(
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="Address of a bootstrap node; repeatable.")
     ] = None,
-    cycles: Annotated[int, typer.Option(min=1, help="How many cycles to run.")] = 1,
+    cycles: Annotated[
+        int, typer.Option(min=0, help="How many cycles to run; 0: only serve what is there.")
+    ] = 1,
     exit_when_done: Annotated[
         bool, typer.Option("--exit-when-done", help="Stop after the last cycle.")
     ] = False,
@@ -165,7 +167,7 @@ def main() -> NoReturn:
         if fault.hint:
             print(f"next: {fault.hint}", file=sys.stderr)
         sys.exit(fault.exit_code)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except Exception as error:  # click's own usage errors know how to show themselves
         show = getattr(error, "show", None)

@@ -7,6 +7,7 @@ the stored bytes are published again; nothing is ever signed twice for one place
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,16 +19,24 @@ from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.crypto.keys import Identity
-from ares_p2p.domain import CommitAck, Header, Payload
-from ares_p2p.errors import NetworkFault, PeerFault
+from ares_p2p.domain import CommitAck, Header, Payload, RoundPlan
+from ares_p2p.errors import InternalFault, NetworkFault, StaleSequence
 from ares_p2p.ids import PeerId
 from ares_p2p.network.records import Records
-from ares_p2p.wire.codec import decode_envelope, encode_envelope, kind_of, seal
+from ares_p2p.wire.codec import (
+    decode_envelope,
+    decode_payload,
+    encode_envelope,
+    kind_of,
+    seal,
+)
 
 PUBLISH_RETRY_S = 1.0
 PUBLISH_TRIES = 30  # half a minute of an unreachable DHT; republication goes on after that
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Payload)
+PLAN_KIND = kind_of(RoundPlan)
 log = structlog.get_logger(__name__)
 
 
@@ -77,21 +86,45 @@ class Herald:
     async def patiently(self, act: Callable[[], Awaitable[T]], *, what: str) -> T:
         """Return what `act` returns, trying again while the network is away.
 
-        Raises: NetworkFault, PeerFault: after the last try.
+        Raises: NetworkFault: after the last try. PeerFault: at once.
         """
         for left in reversed(range(PUBLISH_TRIES)):
             try:
                 return await act()
-            except (NetworkFault, PeerFault) as fault:
+            except NetworkFault as fault:  # a PeerFault would be one the next time, too
                 log.warning("publish_failed", what=what, code=fault.code, reason=fault.message)
                 if not left:
                     raise
                 await asyncio.sleep(PUBLISH_RETRY_S)
         raise AssertionError("the last try returns or raises")
 
-    async def republish(self, cycle: int) -> int:
-        """Publish again what is stored of a cycle, after a start; return how many records."""
-        rows = await self.db.call(self.db.store.records_to_publish, cycle)
+    async def republish(self, cycle: int, *, from_round: int) -> None:
+        """Publish again what the network needs of a cycle, after a start.
+
+        Args:
+            from_round: records of earlier rounds are left to expire: nobody waits for them.
+        """
+        rows = await self.db.call(self.db.store.records_to_publish, cycle, from_round=from_round)
+        newest_plan = max((row.seq for row in rows if row.kind == PLAN_KIND), default=0)
         for row in rows:
-            await self.publish(row)
-        return len(rows)
+            if row.kind == PLAN_KIND and row.seq < newest_plan:
+                continue  # all plans of a cycle share one place in the DHT
+            with contextlib.suppress(StaleSequence):
+                await self.publish(row)
+
+
+async def stored_record(db: StoreThread, kind: str, cycle: int, round_number: int) -> RecordRow:
+    """Return a record that must be there.
+
+    Raises: InternalFault: it is not.
+    """
+    record = await db.call(db.store.record, kind, cycle, round_number)
+    if record is None:
+        raise InternalFault(f"cycle {cycle} round {round_number} has no {kind} record")
+    return record
+
+
+def payload_of(record: RecordRow, cls: type[P]) -> P:
+    """Return the payload of one of our own stored records."""
+    envelope = decode_envelope(record.envelope)
+    return decode_payload(envelope.payload_type, envelope.payload, cls)

@@ -6,15 +6,18 @@ preparation that was killed is simply made again.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ares_coordinator.context import RunningCycle
-from ares_coordinator.herald import Herald
+from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout, write_atomically
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import CycleRow, RecordRow
-from ares_p2p.domain import BaseFile, BaseRef, CycleConfig, DatasetManifest
+from ares_p2p.averaging.codec import encoded_size_bytes
+from ares_p2p.domain import AdapterRef, BaseFile, BaseRef, CycleConfig, DatasetManifest
 from ares_p2p.errors import BaseUnsupported
 from ares_p2p.ids import sha256
 from ares_p2p.network.blobs import BlobStore
@@ -25,9 +28,10 @@ from ares_p2p.training.base_files import base_files_digest
 from ares_p2p.training.layout import Layout
 from ares_p2p.training.lora_spec import LoraSpec, layout_of_folder
 from ares_p2p.training.state import encode_snapshot, initial_state
-from ares_p2p.wire.codec import decode_envelope, decode_payload
 
 HELD_OUT_DOMAIN = b"ares/held-out/v1\0"
+ADAPTER_DOMAIN = b"ares/adapter-files/v1\0"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def load_rows(files: DataLayout, cycle: int, side: str) -> tuple[Example, ...]:
 async def prepare_cycle(
     row: CycleRow,
     *,
+    promoted: Sequence[int],
     settings: CoordinatorSettings,
     files: DataLayout,
     blobs: BlobStore,
@@ -77,14 +82,19 @@ async def prepare_cycle(
 ) -> Prepared:
     """Return the signed dataset and config of a cycle; base files and S_0 lie in the blobs.
 
+    Args:
+        promoted: earlier cycles whose adapters lie frozen and active under the new one.
     Raises: BaseUnsupported. DiskFull.
     """
     folder = base_folder(settings)
-    found = base_files_digest(folder)
-    base_files = tuple(
-        BaseFile(file.name, file.size_bytes, file.sha256, blobs.put(folder / file.name))
-        for file in found.files
+    found = await asyncio.to_thread(base_files_digest, folder)
+    base_files = await asyncio.to_thread(
+        lambda: tuple(
+            BaseFile(file.name, file.size_bytes, file.sha256, blobs.put(folder / file.name))
+            for file in found.files
+        )
     )
+    stack = [_adapter_ref(cycle, files.adapter(cycle), blobs) for cycle in promoted]
     layout = layout_of_folder(folder, lora_spec(settings))
     content, shards = build_dataset_shards(load_rows(files, row.cycle, "train"))
     held_out = (files.dataset(row.cycle) / "eval.jsonl").read_bytes()
@@ -94,6 +104,10 @@ async def prepare_cycle(
             content=content,
             held_out_sha256=sha256(HELD_OUT_DOMAIN, row.secret_seed, held_out),
         )
+    )
+    training = settings.training
+    blob_bytes = encoded_size_bytes(
+        layout.size, bits=training.codec_bits, block=training.codec_block
     )
     init_seed = sha256(b"ares/init-seed/v1\0", row.assignment_key)
     start = initial_state(layout, cycle=row.cycle, seed=init_seed)
@@ -106,9 +120,9 @@ async def prepare_cycle(
             settings.base.hub_id,
             settings.base.revision,
         ),
-        stack=(),
+        stack=tuple(stack),
         training=settings.training.to_domain(),
-        limits=settings.rounds.limits(),
+        limits=settings.rounds.limits(blob_bytes=blob_bytes),
         rounds=settings.rounds.rounds,
         layout_sha256=layout.digest_sha256,
         parameters=layout.size,
@@ -124,12 +138,27 @@ async def prepare_cycle(
     return Prepared(dataset, record, shards, layout.size)
 
 
+def _adapter_ref(cycle: int, folder: Path, blobs: BlobStore) -> AdapterRef:
+    """Return a promoted adapter as the config names it; its files lie in the blobs."""
+    files = tuple(
+        BaseFile(name, path.stat().st_size, sha256(path.read_bytes()), blobs.put(path))
+        for name in ADAPTER_FILES
+        if (path := folder / name).is_file()
+    )
+    if len(files) != len(ADAPTER_FILES):
+        raise BaseUnsupported(
+            f"{folder} does not hold the adapter of cycle {cycle}",
+            hint="Restore the folder from a backup: later cycles were trained on top of it.",
+        )
+    digest = sha256(ADAPTER_DOMAIN, *(file.sha256 for file in files))
+    return AdapterRef(cycle, digest, files)
+
+
 def running_cycle(
     row: CycleRow, record: RecordRow, *, settings: CoordinatorSettings, files: DataLayout
 ) -> RunningCycle:
     """Return the cycle whose config is signed in `record`."""
-    envelope = decode_envelope(record.envelope)
-    config = decode_payload(envelope.payload_type, envelope.payload, CycleConfig)
+    config = payload_of(record, CycleConfig)
     spec = LoraSpec(config.training.rank, config.training.alpha, config.training.targets)
     layout: Layout = layout_of_folder(base_folder(settings), spec)
     if layout.digest_sha256 != config.layout_sha256:

@@ -1,7 +1,9 @@
-"""Who is there: peers announce themselves, and say which round they work on.
+"""Who is there: peers announce themselves, and say which cycle they are prepared for.
 
 A volunteer's word about being present decides only how long a round waits for it, never what it
-is paid. Bounded: a crowd of made-up identities costs memory for the newest few thousand only.
+is paid. It must come over the volunteer's own connection with a rising sequence, so that nobody
+speaks for another one. Bounded: a crowd of made-up identities costs memory for the newest few
+thousand only.
 """
 
 from __future__ import annotations
@@ -10,34 +12,65 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from ares_p2p.domain import PeerStatus
+from ares_p2p.errors import StaleSequence, WrongSigner
 from ares_p2p.ids import PeerId
 
-PRESENT_FOR_MS = 45_000  # three announcements of a peer
+PRESENT_FOR_MS = 35_000  # three announcements of a peer
+NOTED_EVERY_MS = 60_000  # how often an announcement is worth a write to the disk
 MAX_REMEMBERED = 4_096
+MAX_TOKENS_PER_S = 1e7  # a display's bound; nothing is paid by it
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What is remembered of one announcement."""
+
+    seen_ms: int
+    noted_ms: int  # when the database last heard of it
+    seq: int
+    cycle: int  # prepared for; 0: for none
+    tokens_per_s: float
 
 
 @dataclass(slots=True)
 class Presence:
     """The newest announcement of each peer."""
 
-    _seen: OrderedDict[PeerId, tuple[int, PeerStatus]] = field(default_factory=OrderedDict)
+    _seen: OrderedDict[PeerId, Present] = field(default_factory=OrderedDict)
 
-    def note(self, peer: PeerId, status: PeerStatus, *, now_ms: int) -> None:
-        """Remember an announcement."""
-        self._seen[peer] = (now_ms, status)
+    def note(self, peer: PeerId, status: PeerStatus, *, remote: PeerId, now_ms: int) -> bool:
+        """Remember an announcement; True when the database should hear of it.
+
+        Raises: WrongSigner: sent over another's connection. StaleSequence: an older one.
+        """
+        if remote != peer:
+            raise WrongSigner(f"an announcement of {peer}, sent by {remote}")
+        before = self._seen.get(peer)
+        if before is not None and status.header.seq <= before.seq:
+            raise StaleSequence(f"announcement {status.header.seq} after {before.seq}")
+        due = before is None or now_ms - before.noted_ms >= NOTED_EVERY_MS
+        noted_ms = now_ms if due or before is None else before.noted_ms
+        self._seen[peer] = Present(
+            now_ms,
+            noted_ms,
+            status.header.seq,
+            status.header.cycle,
+            min(status.tokens_per_s, MAX_TOKENS_PER_S),
+        )
         self._seen.move_to_end(peer)
         while len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
+        return due
 
-    def present(self, *, now_ms: int) -> dict[PeerId, PeerStatus]:
+    def present(self, *, now_ms: int) -> dict[PeerId, Present]:
         """Return who announced itself lately."""
         return {
-            peer: status
-            for peer, (seen_ms, status) in self._seen.items()
-            if now_ms - seen_ms <= PRESENT_FOR_MS
+            peer: seen
+            for peer, seen in self._seen.items()
+            if now_ms - seen.seen_ms <= PRESENT_FOR_MS
         }
 
     def working_on(self, cycle: int, *, now_ms: int) -> set[PeerId]:
         """Return the present peers that are prepared for a cycle: a round waits for them."""
         found = self.present(now_ms=now_ms)
-        return {peer for peer, status in found.items() if status.header.cycle == cycle}
+        return {peer for peer, seen in found.items() if seen.cycle == cycle}

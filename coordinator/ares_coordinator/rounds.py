@@ -12,20 +12,19 @@ everybody else, to decide the coefficients.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
 from ares_coordinator.context import RunningCycle
-from ares_coordinator.herald import Herald
+from ares_coordinator.desk import CommitDesk
+from ares_coordinator.failpoints import failpoint
+from ares_coordinator.herald import Herald, payload_of, stored_record
 from ares_coordinator.judge import Judged, judge_contributions
 from ares_coordinator.ledger.postings import pending_postings
 from ares_coordinator.presence import Presence
 from ares_coordinator.store.rows import (
-    CommitResult,
-    CommitRow,
     ContributionRow,
     RecordRow,
     RoundRow,
@@ -34,45 +33,31 @@ from ares_coordinator.store.rows import (
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.averaging.vectors import VectorSource
 from ares_p2p.clock import Clock
-from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import (
-    Commit,
-    CommitAck,
     CommitSet,
     EntryStatus,
-    PeerStatus,
     RoundManifest,
     RoundPlan,
 )
 from ares_p2p.errors import (
-    CommitLate,
     CommitWithoutBlob,
-    Equivocation,
     NetworkFault,
-    PayloadMalformed,
+    NodeDied,
     PeerFault,
-    UnknownRound,
 )
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import Blobs, fetch_until
 from ares_p2p.network.records import Records
-from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set, open_commit
+from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set
 from ares_p2p.rounds.manifest import build_manifest
-from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan
-from ares_p2p.rounds.seedchain import revealed_seed
+from ares_p2p.rounds.plan import MAX_ROUND_MS, NO_DIGEST, RoundTimes, build_plan
 from ares_p2p.training.replica import bind_layout, next_state, open_contribution
 from ares_p2p.training.state import TrainingState, decode_snapshot, encode_snapshot
-from ares_p2p.wire.codec import (
-    class_of,
-    decode_envelope,
-    decode_payload,
-    encode_envelope,
-    open_envelope,
-)
 
 TICK_S = 0.2
 MAX_PATIENCE = 16  # how far rounds stretch when nobody was fast enough for the deadline
-QUIET_S = 1.0  # a round stays open at least so long, so that late joiners are not shut out
+QUIET_MS = 1_000  # a round stays open at least so long, so that late joiners are not shut out
+RESUME_QUIET_MS = 12_000  # after a restart: every peer announces itself within 10 s
 FETCH_GRACE_MS = 10_000  # after a restart, past the plan's own serve deadline
 
 log = structlog.get_logger(__name__)
@@ -80,7 +65,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class RoundKeeper:
-    """The rounds of one cycle. `handle` answers peers at any time; `run` drives the rounds."""
+    """The rounds of one cycle. `run` drives them to the last one."""
 
     cycle: RunningCycle
     herald: Herald
@@ -91,114 +76,13 @@ class RoundKeeper:
     presence: Presence
     round_finished: Callable[[RoundRow, Digest], Awaitable[None]]
     paused: asyncio.Event  # set while no new round may open
-    _book: CommitBook | None = None
-    _refused: set[PeerId] = field(default_factory=set)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    desk: CommitDesk
     _patience: int = 1  # the deadline is this many times the configured one
 
     @property
     def deadline_ms(self) -> int | None:
         """When the open round's commits close; None between rounds."""
-        return None if self._book is None else self._book.plan.commit_deadline_ms
-
-    # --- answers to peers ----------------------------------------------------------------------
-
-    async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope:
-        """Take a commit or an announcement from a peer.
-
-        Raises: PeerFault: why not; its code travels back.
-        """
-        cls = class_of(envelope)
-        if cls is PeerStatus:
-            return await self._announced(envelope)
-        if cls is not Commit:
-            raise PayloadMalformed(f"a {cls.__name__} is nothing that peers submit")
-        async with self._lock:
-            return await self._committed(envelope, remote)
-
-    async def _announced(self, envelope: Envelope) -> Envelope:
-        status = open_envelope(envelope, PeerStatus, network_id=self.herald.network_id)
-        now_ms = self.clock.now_ms()
-        self.presence.note(envelope.signer, status, now_ms=now_ms)
-        await self.db.call(
-            self.db.store.touch_worker,
-            envelope.signer,
-            now_ms=now_ms,
-            device=status.device,
-            gpu=status.device.startswith("cuda"),
-            software=status.software,
-        )
-        return self.herald.receipt(envelope)
-
-    async def _committed(self, envelope: Envelope, remote: PeerId) -> Envelope:
-        book, now_ms = self._book, self.clock.now_ms()
-        if book is None:
-            raise UnknownRound("no round is open", hint="Wait for the next plan.")
-        round_number = book.plan.header.round
-        try:
-            await self._check_not_late(envelope, book)
-            signed = book.add(envelope, now_ms=now_ms, sender=remote)
-        except PeerFault as fault:
-            await self._refuse(book, remote, fault)
-            if isinstance(fault, Equivocation):  # the store keeps both envelopes as evidence
-                with contextlib.suppress(Equivocation):
-                    await self._store_commit(
-                        open_commit(envelope, network_id=self.herald.network_id), now_ms=now_ms
-                    )
-            raise
-        header = await self.herald.header(
-            CommitAck, cycle=self.cycle.number, round_number=round_number
-        )
-        ack = self.herald.signed(CommitAck(header, signed.sha256, signed.peer), peer=signed.peer)
-        if await self._store_commit(signed, now_ms=now_ms, ack=ack) is CommitResult.DUPLICATE:
-            place = (self.cycle.number, round_number, signed.peer)
-            stored = await self.db.call(self.db.store.record, "ack", *place)
-            ack = ack if stored is None else stored
-        log.info("commit", round=round_number, peer=signed.peer, tokens=signed.commit.tokens)
-        return decode_envelope(ack.envelope)
-
-    async def _check_not_late(self, envelope: Envelope, book: CommitBook) -> None:
-        """Tell a commit that comes after its round from a replay of one that was taken.
-
-        Raises: CommitLate.
-        """
-        signed = open_commit(envelope, network_id=self.herald.network_id)
-        header, plan = signed.commit.header, book.plan.header
-        earlier = header.cycle == plan.cycle and header.round <= plan.round
-        if not earlier or signed.commit.plan_sha256 == book.plan_sha256:
-            return
-        taken = await self.db.call(self.db.store.commits, header.cycle, header.round)
-        if all(row.commit_sha256 != signed.sha256 for row in taken):
-            raise CommitLate(f"round {header.round} was over before this commit came")
-
-    async def _store_commit(
-        self, signed: SignedCommit, *, now_ms: int, ack: RecordRow | None = None
-    ) -> CommitResult:
-        header = signed.commit.header
-        row = CommitRow(
-            signed.sha256,
-            header.cycle,
-            header.round,
-            signed.peer,
-            encode_envelope(signed.envelope),
-            now_ms,
-        )
-        return await self.db.call(self.db.store.add_commit, row, ack=ack)
-
-    async def _refuse(self, book: CommitBook, culprit: PeerId, fault: PeerFault) -> None:
-        """Count a refusal under who sent it: a signature may be forged, a connection is not."""
-        if culprit not in book.commits:
-            self._refused.add(culprit)
-        log.info("commit_refused", peer=culprit, code=fault.code, reason=fault.message)
-        await self.db.call(
-            self.db.store.add_refusal,
-            self.cycle.number,
-            book.plan.header.round,
-            culprit,
-            code=fault.code,
-            message=fault.message,
-            now_ms=self.clock.now_ms(),
-        )
+        return None if self.desk.book is None else self.desk.book.plan.commit_deadline_ms
 
     # --- the rounds ----------------------------------------------------------------------------
 
@@ -221,39 +105,41 @@ class RoundKeeper:
 
     def _times(self) -> RoundTimes:
         rounds = self.cycle.settings.rounds
-        return RoundTimes(rounds.train_s * self._patience, rounds.serve_s)
+        train_s = min(rounds.train_s * self._patience, MAX_ROUND_MS / 1000 - rounds.serve_s)
+        return RoundTimes(train_s, rounds.serve_s)
+
+    def _fetch_deadline_ms(self, row: RoundRow, plan: RoundPlan) -> int:
+        """Return until when contributions are waited for: from the close on, not the deadline."""
+        serve_ms = plan.serve_deadline_ms - plan.commit_deadline_ms
+        closed_ms = plan.commit_deadline_ms if row.closed_ms is None else row.closed_ms
+        return max(closed_ms + serve_ms, self.clock.now_ms() + FETCH_GRACE_MS)
 
     async def _wait_for_peers(self) -> None:
         wanted = self.cycle.settings.rounds.min_peers
-        while self.paused.is_set() or len(self._present()) < wanted:
+        while self.paused.is_set() or len(self._ready()) < wanted:
             await self.clock.sleep(TICK_S)
 
-    def _present(self) -> dict[PeerId, PeerStatus]:
-        return self.presence.present(now_ms=self.clock.now_ms())
+    def _ready(self) -> set[PeerId]:
+        return self.presence.working_on(self.cycle.number, now_ms=self.clock.now_ms())
 
     async def _open(self, number: int, before: RoundRow | None) -> None:
-        config, manifest = self.cycle.config, None
+        config, previous, state = self.cycle.config, NO_DIGEST, self.cycle.config.initial_state
         if before is not None:
-            manifest = await self.db.call(
-                self.db.store.record, "manifest", self.cycle.number, before.round
-            )
-        state = config.initial_state
-        if before is not None:
+            manifest = await stored_record(self.db, "manifest", self.cycle.number, before.round)
+            previous = manifest.payload_sha256
             assert before.next_state_digest is not None
             state = before.next_state_digest
+        header = await self.herald.header(RoundPlan, cycle=self.cycle.number, round_number=number)
         plan = build_plan(
-            header=await self.herald.header(
-                RoundPlan, cycle=self.cycle.number, round_number=number
-            ),
+            header=header,
             config=config,
             config_sha256=self.cycle.config_sha256,
-            previous_manifest_sha256=manifest.payload_sha256 if manifest else NO_DIGEST,
+            previous_manifest_sha256=previous,
             state=state,
             state_size_bytes=self.blobs.store.size(state),
             times=self._times(),
         )
         record = self.herald.signed(plan)
-        self._set_book(plan, record.payload_sha256)
         await self.db.call(
             self.db.store.open_round,
             self.cycle.number,
@@ -263,87 +149,60 @@ class RoundKeeper:
             now_ms=plan.opens_ms,
             records=[record],
         )
+        failpoint(f"round-{number}-open")
+        await self.desk.open(plan, record.payload_sha256)
         await self.herald.publish(record)
         log.info("round_opened", round=number, state=state.hex()[:12])
 
-    def _set_book(self, plan: RoundPlan, plan_sha256: Digest) -> CommitBook:
-        self._refused.clear()
-        self._book = CommitBook(self.cycle.config, plan, plan_sha256, self.cycle.examples)
-        return self._book
-
     async def _plan_of(self, row: RoundRow) -> RoundPlan:
-        record = await self.db.call(self.db.store.record, "plan", row.cycle, row.round)
-        assert record is not None
-        envelope = decode_envelope(record.envelope)
-        return decode_payload(envelope.payload_type, envelope.payload, RoundPlan)
+        return payload_of(await stored_record(self.db, "plan", row.cycle, row.round), RoundPlan)
 
     async def _collect(self, row: RoundRow) -> None:
         """Wait until everybody has committed or the deadline is over, then close."""
-        book = self._book
+        book, earliest_ms = self.desk.book, 0
         if book is None or book.plan_sha256 != row.plan_sha256:  # after a restart
-            book = self._set_book(await self._plan_of(row), row.plan_sha256)
-            for commit in await self.db.call(self.db.store.commits, row.cycle, row.round):
-                book.add(decode_envelope(commit.envelope), now_ms=book.plan.opens_ms)
-        while not self._may_close(book):
+            stored = await self.db.call(self.db.store.commits, row.cycle, row.round)
+            book = await self.desk.open(await self._plan_of(row), row.plan_sha256, stored=stored)
+            earliest_ms = self.clock.now_ms() + RESUME_QUIET_MS
+        while not self._may_close(book, earliest_ms=earliest_ms):
             await self.clock.sleep(TICK_S)
-        await self._take_from_dht(book)
+            if book.commits:
+                failpoint(f"round-{row.round}-commit")
+        await self.desk.take_from_dht(self.records)
         if not book.commits:
             await self._reopen(row)
             return
-        async with self._lock:  # a commit that is being stored gets in
-            self._book = None
-            header = await self.herald.header(CommitSet, cycle=row.cycle, round_number=row.round)
-            seed = revealed_seed(
-                self.cycle.row.secret_seed,
-                rounds=self.cycle.config.rounds,
-                round_number=row.round,
-            )
-            record = self.herald.signed(book.close(header=header, seed=seed))
-            await self.db.call(
-                self.db.store.close_round,
-                row.cycle,
-                row.round,
-                now_ms=self.clock.now_ms(),
-                records=[record],
-            )
+        record = await self.desk.close()
+        self._learn_patience(book)
+        failpoint(f"round-{row.round}-closed")
         await self.herald.publish(record)
         log.info("round_closed", round=row.round, commits=len(book.commits))
 
-    def _may_close(self, book: CommitBook) -> bool:
+    def _may_close(self, book: CommitBook, *, earliest_ms: int) -> bool:
         now_ms = self.clock.now_ms()
         if now_ms >= book.plan.commit_deadline_ms:
             return True
-        if now_ms < book.plan.opens_ms + QUIET_S * 1000 or not book.commits:
+        quiet_ms = max(earliest_ms, book.plan.opens_ms + QUIET_MS)
+        if now_ms < quiet_ms or not book.commits:
             return False
         working = self.presence.working_on(self.cycle.number, now_ms=now_ms)
-        return working <= book.commits.keys() | self._refused
+        return working <= book.commits.keys() | self.desk.refused
 
-    async def _take_from_dht(self, book: CommitBook) -> None:
-        """Enter the commits whose senders could not reach us in time but left them in the DHT."""
-        found = await self.records.fetch_peers(
-            Commit, cycle=self.cycle.number, round=book.plan.header.round
-        )
-        now_ms = min(self.clock.now_ms(), book.plan.commit_deadline_ms)
-        for item in found:
-            peer = item.envelope.signer
-            if peer in book.commits or peer in self._refused:
-                continue
-            try:
-                signed = book.add(item.envelope, now_ms=now_ms)
-            except PeerFault as fault:
-                await self._refuse(book, peer, fault)
-            else:
-                await self._store_commit(signed, now_ms=now_ms)
+    def _learn_patience(self, book: CommitBook) -> None:
+        """Shorten a stretched deadline again once a round needed less than half of it."""
+        plan = book.plan
+        needed_ms = self.clock.now_ms() - plan.opens_ms
+        if 2 * needed_ms < plan.commit_deadline_ms - plan.opens_ms:
+            self._patience = max(1, self._patience // 2)
 
     async def _reopen(self, row: RoundRow) -> None:
-        """Nobody committed: open the same round again when somebody is there."""
+        """Nobody committed: open the same round again, for longer, when somebody is there."""
         self._patience = min(MAX_PATIENCE, self._patience * 2)
         log.warning("round_empty", round=row.round, patience=self._patience)
         await self._wait_for_peers()
-        header = await self.herald.header(RoundPlan, cycle=row.cycle, round_number=row.round)
         old = await self._plan_of(row)
         plan = build_plan(
-            header=header,
+            header=await self.herald.header(RoundPlan, cycle=row.cycle, round_number=row.round),
             config=self.cycle.config,
             config_sha256=self.cycle.config_sha256,
             previous_manifest_sha256=old.previous_manifest_sha256,
@@ -352,7 +211,6 @@ class RoundKeeper:
             times=self._times(),
         )
         record = self.herald.signed(plan)
-        self._set_book(plan, record.payload_sha256)
         await self.db.call(
             self.db.store.reopen_round,
             row.cycle,
@@ -361,23 +219,25 @@ class RoundKeeper:
             now_ms=plan.opens_ms,
             plan=record,
         )
+        await self.desk.open(plan, record.payload_sha256)
         await self.herald.publish(record)
 
     # --- the end of a round --------------------------------------------------------------------
 
     async def _finish(self, row: RoundRow) -> None:
         plan = await self._plan_of(row)
-        record = await self.db.call(self.db.store.record, "commits", row.cycle, row.round)
-        assert record is not None
-        envelope = decode_envelope(record.envelope)
+        record = await stored_record(self.db, "commits", row.cycle, row.round)
         commits = check_commit_set(
-            decode_payload(envelope.payload_type, envelope.payload, CommitSet),
+            payload_of(record, CommitSet),
             plan=plan,
             plan_sha256=row.plan_sha256,
             config=self.cycle.config,
             examples=self.cycle.examples,
         )
-        outcomes = await asyncio.gather(*(self._fetch(signed, commits, plan) for signed in commits))
+        deadline_ms = self._fetch_deadline_ms(row, plan)
+        outcomes = await asyncio.gather(
+            *(self._fetch(signed, commits, deadline_ms=deadline_ms) for signed in commits)
+        )
         state = await asyncio.to_thread(self._load_state, plan.state)
         judged = await asyncio.to_thread(
             judge_contributions, commits, outcomes, layout=self.cycle.layout
@@ -418,6 +278,7 @@ class RoundKeeper:
             now_ms=now_ms,
             records=[record],
         )
+        failpoint(f"round-{row.round}")
         await self.herald.publish(record)
         log.info(
             "round_finished",
@@ -429,12 +290,11 @@ class RoundKeeper:
         await self.round_finished(row, following)
 
     async def _fetch(
-        self, signed: SignedCommit, commits: list[SignedCommit], plan: RoundPlan
+        self, signed: SignedCommit, commits: list[SignedCommit], *, deadline_ms: int
     ) -> VectorSource | PeerFault:
         """Return a checked contribution, or the fault that keeps it out."""
         others = [other.peer for other in commits if other.peer != signed.peer]
         limit = self.cycle.config.limits.max_blob_bytes
-        grace_ms = self.clock.now_ms() + FETCH_GRACE_MS
         try:
             path = await fetch_until(
                 self.blobs,
@@ -442,7 +302,7 @@ class RoundKeeper:
                 sources=[signed.peer, *others],
                 max_bytes=min(signed.commit.blob_size_bytes, limit),
                 clock=self.clock,
-                deadline_ms=max(plan.serve_deadline_ms, grace_ms),
+                deadline_ms=deadline_ms,
             )
             plan_sha256 = signed.commit.plan_sha256
             layout = bind_layout(self.cycle.layout, plan_sha256=plan_sha256, peer=signed.peer)
@@ -450,6 +310,8 @@ class RoundKeeper:
             return await asyncio.to_thread(
                 lambda: open_contribution(path.read_bytes(), layout=layout, training=training)
             )
+        except NodeDied:
+            raise
         except NetworkFault as fault:
             return CommitWithoutBlob(f"nobody served the committed blob: {fault.message}")
         except PeerFault as fault:

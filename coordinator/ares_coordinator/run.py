@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,10 @@ from ares_coordinator.store.thread import StoreThread
 from ares_coordinator.views import LiveViews
 from ares_p2p import PROTOCOL_VERSION
 from ares_p2p.clock import SystemClock
-from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.crypto.keys import load_identity
 from ares_p2p.datadir import DataDirLock
 from ares_p2p.domain import NetworkDescriptor
-from ares_p2p.errors import ConfigFault, NodeDied, PortTaken, UnknownRound
+from ares_p2p.errors import ConfigFault, NodeDied, PortTaken
 from ares_p2p.ids import PeerId
 from ares_p2p.network.invite import MAX_ADDRESSES, Invite
 from ares_p2p.network.node import Node
@@ -111,7 +110,7 @@ async def _serve(
     host, port = runner.addresses[0][:2]
     api_url = settings.network.api_url or f"http://{host}:{port}"
     try:
-        node.control.on_submit(_answer_with(engine))
+        node.control.on_submit(engine.handle)
         await _remember_network(db, settings, node)
         on_started(Started(invite, api_url, node.peer_id))
         await _describe_network(herald, db, settings, node, api_url=api_url)
@@ -123,18 +122,9 @@ async def _serve(
             await asyncio.gather(watching, return_exceptions=True)
     finally:
         await runner.cleanup()
-        await worker.close()
+        await engine.close()
         await node.close()
         await db.close()
-
-
-def _answer_with(engine: Engine) -> Callable[[Envelope, PeerId], Awaitable[Envelope]]:
-    async def answer(envelope: Envelope, remote: PeerId) -> Envelope:
-        if engine.keeper is None:
-            raise UnknownRound("no rounds are running now")
-        return await engine.keeper.handle(envelope, remote)
-
-    return answer
 
 
 async def _start_api(settings: CoordinatorSettings, views: LiveViews) -> web.AppRunner:

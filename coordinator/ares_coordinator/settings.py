@@ -119,11 +119,15 @@ class RoundsSection(_Section):
     held_out_every: Positive = 1  # rounds between two looks at the held-out loss
     held_out_examples: Positive = 128  # of them; the gate itself always uses all
 
-    def limits(self) -> Limits:
-        """Return the bounds that the signed config carries."""
+    def limits(self, *, blob_bytes: int) -> Limits:
+        """Return the bounds that the signed config carries.
+
+        Args:
+            blob_bytes: what a contribution has; the codec's size depends on nothing else.
+        """
         return Limits(
             max_peers_per_round=self.max_peers,
-            max_blob_bytes=1024**3,  # far above a rank-64 adapter of a 70B base at 4 bits
+            max_blob_bytes=blob_bytes,
             max_dataset_bytes=256 * 1024**2,
         )
 
@@ -165,7 +169,7 @@ def load_settings(data_dir: Path) -> CoordinatorSettings:
     except FileNotFoundError as error:
         raise NotInitialised(
             f"{data_dir} holds no coordinator",
-            hint=f"ares-coordinator init --data-dir {data_dir} --name my-network",
+            hint=f"ares-coordinator init --data-dir {data_dir} --name my-network --base FOLDER",
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigFault(f"{path}: {error}", hint="Mend the line, then start again.") from error

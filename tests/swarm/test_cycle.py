@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -15,22 +16,31 @@ from ares_p2p.shards.format import decode_jsonl
 from ares_p2p.training.base import BaseSpec, load_base, load_tokenizer
 from ares_p2p.training.data import build_dataset
 from ares_p2p.training.evaluate import example_losses
-from localnet import LocalNetwork
+from localnet import Child, LocalNetwork
 from swarm_settings import QUICK
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
 
 PHASES = ("generate", "prepare", "publish", "train", "stack", "evaluate", "promote", "settle")
-KILL_AT = {phase: f"{phase}-end" for phase in PHASES} | {"train": "round-0"}
+# the hardest moment of each: the work is done, and nothing of it is recorded or published yet
+MOMENTS = (
+    *(f"{phase}-end" for phase in PHASES),
+    "round-1-open",
+    "round-1-commit",
+    "round-1-closed",
+    "round-2",
+)
+ROUNDS = 4
 WAIT_S = 200.0
 
 
-async def _finish(net: LocalNetwork) -> None:
+async def _finish(net: LocalNetwork, coordinator: Child) -> None:
     """Wait until the cycle is over, then stop the coordinator so that its database is at rest."""
-    peers = [child for child in net.children if child.name.startswith("peer")]
-    for peer in peers:
-        await peer.process.wait()
-    coordinator = net.children[-1]
+    for child in net.children:
+        if child.name.startswith("peer"):
+            assert await child.process.wait() == 0, child.log_tail()
+    while (await net.get("/api/ares/training"))["phase"] != "done":
+        await asyncio.sleep(0.2)  # the last audits
     assert await coordinator.stop() == 0, coordinator.log_tail()
 
 
@@ -57,27 +67,24 @@ def _check_books(net: LocalNetwork, *, rounds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "phase",
+    "moment",
     [
-        pytest.param(phase, marks=pytest.mark.xdist_group(f"crash-{number % 2}"))
-        for number, phase in enumerate(PHASES)
+        pytest.param(moment, marks=pytest.mark.xdist_group(f"crash-{number % 2}"))
+        for number, moment in enumerate(MOMENTS)
     ],
 )
-async def test_coordinator_killed_in_phase_completes_the_cycle(
-    phase: str, tmp_path: Path, tiny_base: Path
+async def test_coordinator_killed_at_moment_completes_the_cycle(
+    moment: str, tmp_path: Path, tiny_base: Path
 ) -> None:
     async with LocalNetwork(tmp_path) as net:
         await net.init(base=tiny_base, settings=QUICK)
         await net.start_bootstrap()
-        first = await net.start_coordinator(env={"ARES_FAILPOINT": KILL_AT[phase]})
+        first = await net.start_coordinator(env={"ARES_FAILPOINT": moment})
         await net.start_peer("peer-1", arguments=("--exit-after-cycle",))
         assert await first.process.wait() == -signal.SIGKILL, first.log_tail()
-        again = await net.start_coordinator()
-        net.children.remove(again)
-        net.children.append(again)
-        await _finish(net)
+        await _finish(net, await net.start_coordinator())
         assert await net.close() == []
-        _check_books(net, rounds=2)
+        _check_books(net, rounds=ROUNDS)
 
 
 async def test_peer_that_joins_a_running_network_is_in_at_the_next_round(
@@ -109,10 +116,9 @@ async def test_adapter_loads_with_plain_peft_and_gives_the_reported_loss(
     async with LocalNetwork(tmp_path) as net:
         await net.init(base=tiny_base, settings=QUICK)
         await net.start_bootstrap()
-        await net.start_coordinator()
+        coordinator = await net.start_coordinator()
         await net.start_peer("peer-1", arguments=("--exit-after-cycle",))
-        net.children.append(net.children.pop(-2))
-        await _finish(net)
+        await _finish(net, coordinator)
     store = open_store(net.coordinator_dir / "ares.db")
     cycle = store.latest_cycle()
     store.close()

@@ -257,7 +257,8 @@ def plain_dht() -> Iterator[Any]:
     """A DHT without our rules: what the mends alone do."""
     hivemind_fixes.apply()
     with borrowed_event_loop():
-        dht = DHT(start=True)
+        dht = DHT(start=True, await_ready=False)
+        dht.wait_until_ready(60)
     yield dht
     dht.shutdown()
 

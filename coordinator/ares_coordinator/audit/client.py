@@ -33,6 +33,7 @@ class ComputeWorker:
         self._loaded: dict[str, Any] | None = None
         self._lock = asyncio.Lock()
         self._number = 0
+        self._closed = False
         self._urgent = 0
         self._none_urgent = asyncio.Event()
         self._none_urgent.set()
@@ -43,9 +44,19 @@ class ComputeWorker:
             wanted = {**job, "job": "load"}
             if self._process is not None and self._loaded == wanted:
                 return
-            self._loaded = wanted
             await self._stop()
-            await self._started()
+            self._loaded = wanted
+            try:
+                await self._started()
+            except BaseException:
+                self._loaded = None
+                await self._stop()
+                raise
+
+    async def restart(self) -> None:
+        """Begin with a fresh process: the next answer owes nothing to the one before."""
+        async with self._lock:
+            await self._stop()
 
     async def replay(self, **fields: Any) -> dict[str, Any]:
         """Replay one contribution; waits for urgent jobs."""
@@ -59,9 +70,9 @@ class ComputeWorker:
         return await self._call(job, urgent=urgent)
 
     async def close(self) -> None:
-        """End the process."""
-        async with self._lock:
-            await self._stop()
+        """End the process, also in the middle of a job."""
+        self._closed = True
+        await self._stop()
 
     async def _call(self, job: dict[str, Any], *, urgent: bool = False) -> dict[str, Any]:
         async with self._urgent_first(urgent), self._lock:
@@ -85,6 +96,8 @@ class ComputeWorker:
 
     async def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(TRIES):
+            if self._closed:
+                raise InternalFault("the worker is closed")
             process = await self._started()
             answer = await self._ask(process, job)
             if answer is not None:

@@ -16,9 +16,10 @@ import structlog
 
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.context import RunningCycle
-from ares_coordinator.herald import Herald
+from ares_coordinator.herald import Herald, payload_of, stored_record
 from ares_coordinator.ledger.postings import forfeit_postings, verdict_posting
-from ares_coordinator.store.rows import AuditRow, ContributionRow, VerdictRow
+from ares_coordinator.store.credit_rows import PostingState
+from ares_coordinator.store.rows import AuditRow, CommitRow, ContributionRow, VerdictRow
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.domain import (
@@ -28,14 +29,29 @@ from ares_p2p.domain import (
     RoundSettlement,
     SettlementEntry,
 )
-from ares_p2p.errors import AuditFailed, AuditVoid, InternalFault
+from ares_p2p.errors import AresError, AuditFailed, AuditVoid, InternalFault, NetworkFault
+from ares_p2p.ids import Digest
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.wire.codec import decode_envelope, decode_payload
 
 IDLE_S = 0.5
+MAX_FAILURES = 3
+MAX_MESSAGE_CHARS = 200
 KEPT_ROUNDS = 3  # snapshots and contributions that late joiners may still ask for
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an audit says, and the numbers behind it; None when nothing could be compared."""
+
+    outcome: AuditOutcome
+    code: str
+    message: str
+    rho: float | None = None
+    norm_ratio: float | None = None
+    cosine_drop: float | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +65,7 @@ class AuditQueue:
     worker: ComputeWorker
     clock: Clock
     _settled: set[int] = field(default_factory=set)
+    _failures: dict[Digest, int] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Audit and settle until cancelled."""
@@ -71,49 +88,70 @@ class AuditQueue:
                 return True
         if not pending:
             return False
-        await self._audit(pending[0])
+        await self._audit_or_void(pending[0])
         return True
+
+    async def _audit_or_void(self, audit: AuditRow) -> None:
+        """Audit; work that cannot be replayed in several tries is not paid and not punished."""
+        try:
+            await self._audit(audit)
+        except NetworkFault:
+            raise
+        except AresError as fault:
+            failures = self._failures.get(audit.commit_sha256, 0) + 1
+            self._failures[audit.commit_sha256] = failures
+            log.warning("audit_failed", peer=audit.peer, code=fault.code, why=fault.message)
+            if failures < MAX_FAILURES:
+                await self.clock.sleep(IDLE_S)
+                return
+            message = f"could not be replayed: {fault.message}"[:MAX_MESSAGE_CHARS]
+            await self._record(audit, Verdict(AuditOutcome.VOID, AuditVoid.code, message))
 
     async def _audit(self, audit: AuditRow) -> None:
         commit, plan = await self._commit_of(audit), await self._plan_of(audit)
-        work = await self._contribution_of(audit)
         answer = await self._replay(audit, commit, plan)
-        outcome, code, message = _verdict(answer, commit)
-        if outcome is AuditOutcome.FAIL:  # a fail counts only when a second replay says so too
+        verdict = _verdict(answer, commit)
+        if verdict.outcome is AuditOutcome.FAIL:
+            # A fail counts only when a second replay, by a fresh process, says so too.
+            await self.worker.restart()
             answer = await self._replay(audit, commit, plan)
-            outcome, code, message = _verdict(answer, commit)
+            verdict = _verdict(answer, commit)
+        await self._record(audit, verdict)
+
+    async def _record(self, audit: AuditRow, verdict: Verdict) -> None:
+        """Store the verdict and what it does to the worker's credit, in one transaction."""
         now_ms = self.clock.now_ms()
         postings = [
             verdict_posting(
-                work,
-                outcome,
-                code=code,
+                await self._contribution_of(audit),
+                verdict.outcome,
+                code=verdict.code,
                 reference_tokens_per_hour=self.cycle.config.reference_tokens_per_hour,
                 at_ms=now_ms,
             )
         ]
-        if outcome is AuditOutcome.FAIL:
+        if verdict.outcome is AuditOutcome.FAIL:
             pending = await self.db.call(self.db.store.pending_postings, audit.peer)
             others = [item for item in pending if item.commit_sha256 != audit.commit_sha256]
-            postings += forfeit_postings(others, code=code, at_ms=now_ms)
-        verdict = VerdictRow(
+            postings += forfeit_postings(others, code=verdict.code, at_ms=now_ms)
+        row = VerdictRow(
             audit.commit_sha256,
-            outcome,
-            answer["rho"],
-            answer["norm_ratio"],
-            answer["cosine_drop"],
-            code,
-            message,
+            verdict.outcome,
+            verdict.rho,
+            verdict.norm_ratio,
+            verdict.cosine_drop,
+            verdict.code,
+            verdict.message,
             now_ms,
         )
-        await self.db.call(self.db.store.record_verdict, verdict, postings)
+        await self.db.call(self.db.store.record_verdict, row, postings)
         log.info(
             "audit",
             round=audit.round,
             peer=audit.peer,
-            outcome=outcome.value,
-            cosine_drop=answer["cosine_drop"],
-            norm_ratio=answer["norm_ratio"],
+            outcome=verdict.outcome.value,
+            cosine_drop=verdict.cosine_drop,
+            norm_ratio=verdict.norm_ratio,
         )
 
     async def _replay(self, audit: AuditRow, commit: Commit, plan: RoundPlan) -> dict[str, Any]:
@@ -135,16 +173,11 @@ class AuditQueue:
     async def _commit_of(self, audit: AuditRow) -> Commit:
         for row in await self.db.call(self.db.store.commits, audit.cycle, audit.round):
             if row.commit_sha256 == audit.commit_sha256:
-                envelope = decode_envelope(row.envelope)
-                return decode_payload(envelope.payload_type, envelope.payload, Commit)
+                return _commit_in(row)
         raise InternalFault(f"an audit of commit {audit.commit_sha256.hex()[:12]} without it")
 
     async def _plan_of(self, audit: AuditRow) -> RoundPlan:
-        record = await self.db.call(self.db.store.record, "plan", audit.cycle, audit.round)
-        if record is None:
-            raise InternalFault(f"round {audit.round} has no plan")
-        envelope = decode_envelope(record.envelope)
-        return decode_payload(envelope.payload_type, envelope.payload, RoundPlan)
+        return payload_of(await stored_record(self.db, "plan", audit.cycle, audit.round), RoundPlan)
 
     # --- settlement ----------------------------------------------------------------------------
 
@@ -153,9 +186,7 @@ class AuditQueue:
         place = (self.cycle.number, round_number)
         record = await self.db.call(self.db.store.record, "settlement", *place)
         if record is None:
-            manifest = await self.db.call(self.db.store.record, "manifest", *place)
-            if manifest is None:
-                raise InternalFault(f"round {round_number} is finished without a manifest")
+            manifest = await stored_record(self.db, "manifest", *place)
             header = await self.herald.header(
                 RoundSettlement, cycle=place[0], round_number=round_number
             )
@@ -163,17 +194,16 @@ class AuditQueue:
                 RoundSettlement(header, manifest.payload_sha256, await self._entries(round_number))
             )
             await self.db.call(self.db.store.save_record, record)
-            await self.herald.publish(record)
+        await self.herald.publish(record)
         self._settled.add(round_number)
         await self._let_go(round_number - KEPT_ROUNDS)
 
     async def _entries(self, round_number: int) -> tuple[SettlementEntry, ...]:
         entries = []
         for audit in await self.db.call(self.db.store.audits, self.cycle.number, round_number):
-            work = await self.db.call(self.db.store.recent_work, audit.peer, 256)
             totals = await self.db.call(self.db.store.totals, audit.peer)
-            paid = next(item for item in work if item.commit_sha256 == audit.commit_sha256)
-            passed = audit.outcome is AuditOutcome.PASS
+            paid = await self.db.call(self.db.store.posting_of, audit.commit_sha256)
+            settled = paid is not None and paid.state is PostingState.SETTLED
             entries.append(
                 SettlementEntry(
                     commit_sha256=audit.commit_sha256,
@@ -181,7 +211,7 @@ class AuditQueue:
                     outcome=audit.outcome or AuditOutcome.VOID,
                     code=audit.code,
                     message=audit.message,
-                    reward_ucredits=paid.amount_ucredits if passed else 0,
+                    reward_ucredits=paid.amount_ucredits if paid and settled else 0,
                     balance_ucredits=sum(row.settled_ucredits for row in totals),
                 )
             )
@@ -195,23 +225,27 @@ class AuditQueue:
             if row.round == round_number and row.round > 0:
                 self.blobs.store.delete(row.state_digest)
         for commit in await self.db.call(self.db.store.commits, self.cycle.number, round_number):
-            envelope = decode_envelope(commit.envelope)
-            payload = decode_payload(envelope.payload_type, envelope.payload, Commit)
-            self.blobs.store.delete(payload.blob_id)
+            self.blobs.store.delete(_commit_in(commit).blob_id)
 
 
-def _verdict(answer: dict[str, Any], commit: Commit) -> tuple[AuditOutcome, str, str]:
-    """Return outcome, code and sentence of a replay's answer."""
+def _commit_in(row: CommitRow) -> Commit:
+    envelope = decode_envelope(row.envelope)
+    return decode_payload(envelope.payload_type, envelope.payload, Commit)
+
+
+def _verdict(answer: dict[str, Any], commit: Commit) -> Verdict:
+    """Return what a replay's answer means."""
+    measures = (answer["rho"], answer["norm_ratio"], answer["cosine_drop"])
     outcome = AuditOutcome(str(answer["outcome"]))
-    measured = (
-        f"cosine drop {answer['cosine_drop']:.4f}, norm ratio {answer['norm_ratio']:.3f}, "
-        f"rho {answer['rho']:.3f}"
-    )
+    rho, norm_ratio, cosine_drop = measures
+    measured = f"cosine drop {cosine_drop:.4f}, norm ratio {norm_ratio:.3f}, rho {rho:.3f}"
     if commit.tokens != answer["tokens"]:
         text = f"claims {commit.tokens} tokens, the assignment has {answer['tokens']}"
-        return AuditOutcome.FAIL, AuditFailed.code, text
+        return Verdict(AuditOutcome.FAIL, AuditFailed.code, text, *measures)
     if outcome is AuditOutcome.FAIL:
-        return outcome, AuditFailed.code, f"the replay gives another update: {measured}"
+        text = f"the replay gives another update: {measured}"
+        return Verdict(outcome, AuditFailed.code, text, *measures)
     if outcome is AuditOutcome.VOID:
-        return outcome, AuditVoid.code, f"the replay is neither close nor far: {measured}"
-    return outcome, "", ""
+        text = f"the replay is neither close nor far: {measured}"
+        return Verdict(outcome, AuditVoid.code, text, *measures)
+    return Verdict(outcome, "", "", *measures)

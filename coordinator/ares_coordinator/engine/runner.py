@@ -21,6 +21,7 @@ import structlog
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.audit.queue import AuditQueue
 from ares_coordinator.context import RunningCycle
+from ares_coordinator.desk import CommitDesk
 from ares_coordinator.distiller.pipeline import Progress, build_dataset
 from ares_coordinator.distiller.procedural import ProceduralTeacher
 from ares_coordinator.engine.states import is_over, next_phase
@@ -54,17 +55,27 @@ from ares_coordinator.store.rows import (
 )
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
-from ares_p2p.domain import CATEGORIES
-from ares_p2p.errors import AresError, InternalFault
-from ares_p2p.ids import Digest
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.domain import CATEGORIES, PeerStatus
+from ares_p2p.errors import (
+    AresError,
+    ConfigFault,
+    CoordinatorAway,
+    InternalFault,
+    NetworkFault,
+    NodeDied,
+)
+from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.records import Records
 from ares_p2p.shards.format import encode_jsonl
 from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
 from ares_p2p.training.lora_spec import LoraSpec, save_adapter
 from ares_p2p.training.state import decode_snapshot
+from ares_p2p.wire.codec import class_of, open_envelope
 
 RETRY_S = (1.0, 5.0, 15.0, 60.0, 300.0)
+FRESH_AFTER_MS = 600_000  # a phase that worked so long before it failed is not stuck
 
 log = structlog.get_logger(__name__)
 
@@ -84,14 +95,44 @@ class Engine:
     presence: Presence = field(default_factory=Presence)
     paused: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: RoundKeeper | None = None
+    desk: CommitDesk | None = None
     activity: str = ""  # what the running phase is at, for people
     failure: str = ""
     _audits: AuditQueue | None = None
     _cycle: RunningCycle | None = None
     _looks: set[asyncio.Task[None]] = field(default_factory=set)
 
+    async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope:
+        """Answer a peer: take its commit, or note that it is there.
+
+        Raises: PeerFault: why it is refused. CoordinatorAway: no rounds are running just now.
+        """
+        if class_of(envelope) is PeerStatus:
+            return await self._announced(envelope, remote)
+        if self.desk is None:
+            raise CoordinatorAway("no rounds are running just now")
+        return await self.desk.take(envelope, remote)
+
+    async def _announced(self, envelope: Envelope, remote: PeerId) -> Envelope:
+        status = open_envelope(envelope, PeerStatus, network_id=self.herald.network_id)
+        now_ms, peer = self.clock.now_ms(), envelope.signer
+        if self.presence.note(peer, status, remote=remote, now_ms=now_ms):
+            await self.db.call(
+                self.db.store.touch_worker,
+                peer,
+                now_ms=now_ms,
+                device=status.device,
+                gpu=status.device.startswith("cuda"),
+                software=status.software,
+            )
+        return self.herald.receipt(envelope)
+
     async def run(self, *, cycles: int) -> None:
-        """Run `cycles` more cycles, or the rest of a running one and then as many less one."""
+        """Run `cycles` more cycles, or the rest of a running one and then as many less one.
+
+        With no cycle to run, what the newest one came to is published again, for whoever asks.
+        """
+        await self._republish_finished()
         for _ in range(cycles):
             row = await self._current_or_new()
             while not is_over(row.phase):
@@ -100,6 +141,13 @@ class Engine:
                 assert found is not None
                 row = found
         self.activity = ""
+
+    async def close(self) -> None:
+        """Let go of what runs beside the phases."""
+        for look in self._looks:
+            look.cancel()
+        await asyncio.gather(*self._looks, return_exceptions=True)
+        await self.worker.close()
 
     async def _current_or_new(self) -> CycleRow:
         current = await self.db.call(self.db.store.current_cycle)
@@ -130,19 +178,26 @@ class Engine:
         }
         log.info("phase", cycle=row.cycle, phase=row.phase.value)
         await self._event("cycle-phase", cycle=row.cycle, phase=row.phase.value)
-        for pause_s in (*RETRY_S, None):
+        tries = 0
+        while True:
             self.activity = row.phase.value
             failpoint(row.phase.value)
+            began_ms = self.clock.now_ms()
             try:
                 await phases[row.phase](row)
+            except (NodeDied, ConfigFault):
+                raise
             except AresError as fault:
                 log.warning(
                     "phase_failed", phase=row.phase.value, code=fault.code, why=fault.message
                 )
                 await self._note_failure(row, str(fault))
-                if pause_s is None:
+                self._cycle = None  # publish and load everything again
+                lasting = self.clock.now_ms() - began_ms > FRESH_AFTER_MS
+                tries = 1 if lasting else tries + 1
+                if tries > len(RETRY_S) and not isinstance(fault, NetworkFault):
                     raise
-                await self.clock.sleep(pause_s)
+                await self.clock.sleep(RETRY_S[min(tries, len(RETRY_S)) - 1])
             except Exception as error:
                 await self._note_failure(row, f"{type(error).__name__}: {error}")
                 raise
@@ -222,6 +277,7 @@ class Engine:
     async def _prepare(self, row: CycleRow) -> None:
         prepared = await prepare_cycle(
             row,
+            promoted=await self._promoted_before(row),
             settings=self.settings,
             files=self.files,
             blobs=self.blobs.store,
@@ -236,6 +292,18 @@ class Engine:
             rank=self.settings.training.rank,
             adapter_parameters=prepared.parameters,
         )
+
+    async def _promoted_before(self, row: CycleRow) -> list[int]:
+        """Return the earlier cycles whose adapters lie frozen under the new one."""
+        done = await self.db.call(self.db.store.cycles)
+        return [item.cycle for item in done if item.promoted and item.cycle < row.cycle]
+
+    async def _republish_finished(self) -> None:
+        latest = await self.db.call(self.db.store.latest_cycle)
+        if latest is not None and is_over(latest.phase):
+            last = await self.db.call(self.db.store.latest_round, latest.cycle)
+            from_round = 0 if last is None else last.round - 1
+            await self.herald.republish(latest.cycle, from_round=from_round)
 
     async def _publish(self, row: CycleRow) -> None:
         await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
@@ -267,7 +335,8 @@ class Engine:
         )
         await self._load_worker(cycle)
         await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
-        await self.herald.republish(row.cycle)
+        latest = await self.db.call(self.db.store.latest_round, row.cycle)
+        await self.herald.republish(row.cycle, from_round=latest.round - 1 if latest else 0)
         self._audits = AuditQueue(cycle, self.herald, self.db, self.blobs, self.worker, self.clock)
         self._cycle = cycle
         return cycle
@@ -278,7 +347,7 @@ class Engine:
             {
                 "config": str(self.files.config_file(cycle.number)),
                 "base": str(base_folder(self.settings)),
-                "stack": [],
+                "stack": [str(self.files.adapter(item.cycle)) for item in cycle.config.stack],
                 "train": str(folder / "train.jsonl"),
                 "held_out": str(folder / "eval.jsonl"),
                 "device": self._device(),
@@ -295,7 +364,9 @@ class Engine:
     async def _train(self, row: CycleRow) -> None:
         cycle = await self._running(row)
         assert self._audits is not None
+        self.desk = CommitDesk(cycle, self.herald, self.db, self.clock)
         self.keeper = RoundKeeper(
+            desk=self.desk,
             cycle=cycle,
             herald=self.herald,
             db=self.db,
@@ -310,7 +381,7 @@ class Engine:
         try:
             await self.keeper.run()
         finally:
-            self.keeper = None
+            self.keeper = self.desk = None
             audits.cancel()
             await asyncio.gather(audits, return_exceptions=True)
         await asyncio.gather(*self._looks, return_exceptions=True)
@@ -321,13 +392,12 @@ class Engine:
         while True:
             try:
                 await audits.run()
-            except AresError as fault:
-                log.warning("audit_failed", code=fault.code, why=fault.message)
+            except Exception:
+                log.exception("audits_failed")
                 await self.clock.sleep(RETRY_S[1])
 
     async def _round_finished(self, row: RoundRow, state: Digest) -> None:
         await self._event("round", cycle=row.cycle, round=row.round, state=state.hex())
-        failpoint(f"round-{row.round}")
         if (row.round + 1) % self.settings.rounds.held_out_every == 0:
             look = asyncio.create_task(self._look_at(row, self.blobs.store.path(state)))
             self._looks.add(look)

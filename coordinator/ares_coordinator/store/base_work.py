@@ -189,6 +189,10 @@ class CreditStore(Protocol):
         """Return the pending postings of work that nothing has decided yet."""
         ...
 
+    def posting_of(self, commit_sha256: Digest) -> Posting | None:
+        """Return the posting that decides about a contribution: the one of the highest state."""
+        ...
+
     def totals(self, worker: PeerId | None = None) -> tuple[TotalsRow, ...]:
         """Return the projection, of one worker or of all, by worker and kind."""
         ...

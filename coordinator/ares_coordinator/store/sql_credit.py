@@ -20,7 +20,7 @@ from ares_coordinator.store.credit_rows import (
 )
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
 from ares_p2p.errors import InternalFault
-from ares_p2p.ids import PeerId
+from ares_p2p.ids import Digest, PeerId
 
 RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
 
@@ -33,7 +33,7 @@ def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
 def _append(connection: Connection, posting: Posting) -> bool:
     stored = fetch_one(connection, Posting, t.postings, key=posting.key)
     if stored is not None:
-        if replace(stored, id=0, at_ms=0) != replace(posting, id=0, at_ms=0):
+        if _content(stored) != _content(posting):
             raise InternalFault(f"posting {posting.key} is stored with other content")
         return False
     before = _highest(connection, posting)
@@ -45,6 +45,16 @@ def _append(connection: Connection, posting: Posting) -> bool:
             _add_to_totals(connection, before, -before.amount_ucredits)
         _add_to_totals(connection, posting, posting.amount_ucredits)
     return True
+
+
+def _content(posting: Posting) -> Posting:
+    """Return what two postings of one key must share.
+
+    A piece of work may be voided for two reasons (its own audit, and another one that forfeits
+    what was pending): the first reason stands.
+    """
+    void = posting.state is PostingState.VOID
+    return replace(posting, id=0, at_ms=0, code="" if void else posting.code)
 
 
 def _highest(connection: Connection, posting: Posting) -> Posting | None:
@@ -98,6 +108,12 @@ class SqlCredit(SqlBase):
         query = select(t.postings).where(c.id > after_id).order_by(c.id).limit(limit)
         with self._read() as connection:
             return tuple(to_row(Posting, row) for row in connection.execute(query))
+
+    def posting_of(self, commit_sha256: Digest) -> Posting | None:
+        query = select(t.postings).where(t.postings.c.commit_sha256 == commit_sha256)
+        with self._read() as connection:
+            row = connection.execute(query.order_by(RANK.desc(), t.postings.c.id).limit(1)).first()
+            return None if row is None else to_row(Posting, row)
 
     def pending_postings(self, worker: PeerId) -> tuple[Posting, ...]:
         c, other = t.postings.c, t.postings.alias()
