@@ -1,11 +1,15 @@
 """What leaves this process: the Hivemind DHT, blobs between peers, messages to the coordinator.
 
-- `invite`: how a network is found. `record_keys`, `record_rules`: what lies where in the DHT and
-  who may write it. All three are pure and import neither torch nor hivemind.
-- `node`: the DHT process of this process, its watch, and the three services on top of it:
-  `records` (signed records and chunks), `blobs` (content-addressed exchange; `blob_store` is the
-  disk, `blob_fetch` the download), `control` (signed messages to the coordinator).
-- `validator`: the record rules as hivemind runs them; `hivemind_fixes`, `processes`: the mends
-  and the process hygiene that hivemind 1.1.12 needs; `p2pd_launcher`: how p2pd is started.
-- `records_memory`, `blobs_memory`: the same services without a network, for simulations.
+- `invite`: how a network is found; `addresses`, `joining`: ports, reachability, clocks.
+- `record_keys`, `record_rules`, `record_guard`: what lies where in the DHT and who may write it;
+  `records` is the interface, `records_dht` the one implementation, over hivemind
+  (`records_hivemind`) or memory (`records_memory`); `republish` what is stored again.
+- `blobs`: content-addressed exchange; `blob_store` is the disk, `blob_fetch` a download,
+  `blob_serve` what others get, over hivemind (`blobs_hivemind`) or memory (`blobs_memory`).
+- `control`: signed messages to the coordinator, over hivemind (`control_hivemind`) or memory.
+- `node`: the DHT process and p2pd of this process, and the three services on top; below it
+  `dht_channel` (the way into the DHT process), `dht_process` (what runs there), `validator`,
+  `death_watch`, `processes`, `p2pd_launcher` and `hivemind_fixes` (mends of hivemind 1.1.12).
+
+Only `node` and the modules named after hivemind, the DHT or p2pd import hivemind, and torch with it.
 """

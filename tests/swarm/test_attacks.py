@@ -6,6 +6,7 @@ attack leaves its reason where its sender and everybody else can read it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,38 +126,39 @@ def _final_state(child: Child) -> str:
 
 
 @pytest.fixture(scope="module")
-async def clean(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
+def clean(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
     """A swarm without cheats."""
-    return await _run(tmp_path_factory.mktemp("clean"), tiny_base, ())
+    return asyncio.run(_run(tmp_path_factory.mktemp("clean"), tiny_base, ()))
 
 
 @pytest.fixture(scope="module")
-async def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
+def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
     """The same swarm with one cheat of each kind beside the honest peers."""
-    return await _run(tmp_path_factory.mktemp("attacked"), tiny_base, (*EXPECTED, "overwrite"))
+    attacks = (*EXPECTED, "overwrite")
+    return asyncio.run(_run(tmp_path_factory.mktemp("attacked"), tiny_base, attacks))
 
 
-async def test_attacked_swarm_learns_as_much_as_a_clean_one(clean: Run, attacked: Run) -> None:
+def test_attacked_swarm_learns_as_much_as_a_clean_one(clean: Run, attacked: Run) -> None:
     assert clean.cycle.loss_after is not None
     assert attacked.cycle.loss_after is not None
     assert attacked.cycle.loss_after <= clean.cycle.loss_after * 1.02
 
 
-async def test_honest_peers_of_an_attacked_swarm_end_with_one_state(attacked: Run) -> None:
+def test_honest_peers_of_an_attacked_swarm_end_with_one_state(attacked: Run) -> None:
     assert len(attacked.final_states) == 1
 
 
 @pytest.mark.parametrize("attack", EXPECTED)
-async def test_attack_is_refused_with_its_reason(attack: str, attacked: Run) -> None:
+def test_attack_is_refused_with_its_reason(attack: str, attacked: Run) -> None:
     assert EXPECTED[attack] in attacked.reasons[attack]  # its sender can read it
     assert EXPECTED[attack] in attacked.published[attacked.ids[attack]]  # and so can everybody
 
 
-async def test_forged_cycle_record_is_refused_and_counted(attacked: Run) -> None:
+def test_forged_cycle_record_is_refused_and_counted(attacked: Run) -> None:
     assert attacked.dht_refusals.get(WrongSigner.code, 0) > 0
     assert attacked.cycle.rounds_total == ROUNDS
 
 
-async def test_honest_peers_are_never_refused(attacked: Run) -> None:
+def test_honest_peers_are_never_refused(attacked: Run) -> None:
     for name in HONEST:
         assert not attacked.published.get(attacked.ids[name]), name
