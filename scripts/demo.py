@@ -173,8 +173,7 @@ async def _to_the_end(
     """Wait until the story is told, every peer has ended and the cycle is over."""
     await script
     await asyncio.gather(*(peer.process.wait() for peer in peers.values()))
-    while (await net.get("/api/ares/training"))["phase"] not in ("done", "failed"):
-        await asyncio.sleep(0.5)
+    await net.wait_for_phase("done", timeout_s=CYCLE_TIMEOUT_S)
 
 
 async def _with_coordinator(coordinator: Child, work: Coroutine[Any, Any, None]) -> None:

@@ -252,6 +252,18 @@ class LocalNetwork:
             reply.raise_for_status()
             return await reply.json()
 
+    async def wait_for_phase(self, phase: str, *, timeout_s: float) -> None:
+        """Return when the newest cycle is in `phase`.
+
+        Raises: TimeoutError.
+        """
+        async with asyncio.timeout(timeout_s):
+            while True:
+                training = await self.get("/api/ares/training")
+                if training["phase"] == phase:
+                    return
+                await asyncio.sleep(0.3)
+
     async def close(self) -> list[ProcessRef]:
         """End everything; return what had to be killed although it should have ended itself."""
         self.note_processes()

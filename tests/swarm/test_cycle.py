@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 
@@ -39,8 +38,7 @@ async def _finish(net: LocalNetwork, coordinator: Child) -> None:
     for child in net.children:
         if child.name.startswith("peer"):
             assert await child.process.wait() == 0, child.log_tail()
-    while (await net.get("/api/ares/training"))["phase"] != "done":
-        await asyncio.sleep(0.2)  # the last audits
+    await net.wait_for_phase("done", timeout_s=WAIT_S)  # the last audits
     assert await coordinator.stop() == 0, coordinator.log_tail()
 
 
