@@ -224,9 +224,7 @@ class Peer:
             labels=act.labels(world.task),
         )
         sent = act.update(state.theta - end, self, round_)
-        layout = bind_layout(
-            world.task.layout, plan_sha256=round_.plan_sha256, peer=self.peer_id
-        )
+        layout = bind_layout(world.task.layout, plan_sha256=round_.plan_sha256, peer=self.peer_id)
         data = encode_contribution(
             sent, np.zeros_like(sent), layout=layout, training=world.training
         )
@@ -331,9 +329,7 @@ class Peer:
 def _fetch_contribution(signed: SignedCommit, world: World) -> VectorSource:
     commit = signed.commit
     data = world.blobs.fetch(commit.blob_id, max_bytes=commit.blob_size_bytes)
-    layout = bind_layout(
-        world.task.layout, plan_sha256=commit.plan_sha256, peer=signed.peer
-    )
+    layout = bind_layout(world.task.layout, plan_sha256=commit.plan_sha256, peer=signed.peer)
     return open_contribution(data, layout=layout, training=world.training)
 
 

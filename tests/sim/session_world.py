@@ -1,0 +1,543 @@
+"""Real sessions of peers in memory, against a coordinator that a test directs.
+
+The sessions, their disks, the records, blobs and messages are the package's own; so are the rules
+by which the coordinator here signs plans, commit sets, manifests and settlements. Played are only
+the task (numpy) and the time: the clock jumps to the next sleeper when nobody has anything to do,
+and what would run in a thread runs at once. So hours pass in milliseconds, and always the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ares_coordinator.judge import judge_contributions
+from ares_p2p.averaging.vectors import Vector, VectorSource
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.crypto.keys import Identity
+from ares_p2p.domain import (
+    AuditOutcome,
+    BaseFile,
+    BaseRef,
+    Commit,
+    CommitAck,
+    CommitSet,
+    CycleConfig,
+    DatasetContent,
+    DatasetManifest,
+    Header,
+    NetworkDescriptor,
+    RoundManifest,
+    RoundPlan,
+    RoundSettlement,
+    SettlementEntry,
+)
+from ares_p2p.errors import CommitWithoutBlob, NetworkFault, PeerFault, UnknownRound
+from ares_p2p.ids import Digest, PeerId, sha256
+from ares_p2p.network.blob_store import BlobStore
+from ares_p2p.network.blobs_memory import InMemoryBlobNetwork, InMemoryBlobs
+from ares_p2p.network.control import InMemoryControl, InMemoryControlNetwork
+from ares_p2p.network.invite import Invite
+from ares_p2p.network.records_memory import InMemoryNetwork, InMemoryRecords
+from ares_p2p.rounds.assignment import assigned_examples
+from ares_p2p.rounds.commits import CommitBook, SignedCommit
+from ares_p2p.rounds.manifest import build_manifest
+from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan
+from ares_p2p.rounds.seedchain import revealed_seed, seed_anchor
+from ares_p2p.shards.format import Example, Message, Shard
+from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
+from ares_p2p.training.base_files import base_files_digest
+from ares_p2p.training.layout import Layout
+from ares_p2p.training.replica import bind_layout, next_state, open_contribution
+from ares_p2p.training.state import encode_snapshot, initial_state, state_digest
+from ares_p2p.wire.codec import class_of, seal
+from ares_peer.events import Event, PhaseChanged
+from ares_peer.links import Links
+from ares_peer.session import Session
+from payloads import identity
+from sim.samples import COORDINATOR, CYCLE, SECRET, START_MS, cycle_config
+from sim.task import Task, make_task
+
+E = TypeVar("E")
+
+NETWORK = Invite("session-world", COORDINATOR.peer_id).network
+EXAMPLES = 64
+TIMES = RoundTimes(train_s=60.0, serve_s=20.0)
+TICK_S = 0.2
+LIMIT_S = 24 * 3600.0  # of played time; what is not there by then never comes
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+class VirtualClock:
+    """Jumps to the next sleeper whenever the loop has nothing else to do."""
+
+    def __init__(self) -> None:
+        self._now_ms = START_MS
+        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    def pass_s(self, seconds: float) -> None:
+        self._now_ms += int(seconds * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        at_ms = self._now_ms + max(1, int(seconds * 1000))
+        heapq.heappush(self._sleepers, (at_ms, next(self._count), woken))
+        await woken
+
+    async def run(self) -> None:
+        ready: Any = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+        while True:
+            await asyncio.sleep(0)
+            if ready:
+                continue
+            while self._sleepers and self._sleepers[0][2].done():
+                heapq.heappop(self._sleepers)  # cancelled
+            if not self._sleepers:
+                await asyncio.sleep(0.001)
+                continue
+            at_ms, _, woken = heapq.heappop(self._sleepers)
+            self._now_ms = max(self._now_ms, at_ms)
+            woken.set_result(None)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Runs in the caller what others run in a thread."""
+
+    def submit(self, fn: Callable[..., E], /, *args: Any, **kwargs: Any) -> Future[E]:
+        done: Future[E] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001
+            done.set_exception(error)
+        return done
+
+
+# --- what the cycle is about -------------------------------------------------------------------
+
+
+@cache
+def the_task() -> Task:
+    return make_task(0, rank=cycle_config().training.rank)
+
+
+@cache
+def the_dataset() -> tuple[DatasetContent, tuple[Shard, ...]]:
+    rows = [
+        Example(
+            "reasoning",
+            (Message("user", f"{n} + 1?"), Message("assistant", str(n + 1))),
+            key=f"sum {n}",
+            check="",
+            teacher="program",
+            licence="CC0-1.0",
+        )
+        for n in range(EXAMPLES)
+    ]
+    return build_dataset_shards(rows)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `LocalResult` is, without torch."""
+
+    theta: Vector
+    steps: int
+    tokens: int
+    loss_tokens: int
+    mean_loss: float
+    examples: int
+
+
+@dataclass
+class ToyRig:
+    """Trains the toy; every step takes time of the clock."""
+
+    clock: VirtualClock
+    config: CycleConfig
+    step_s: float = 0.5
+    trained: list[int] = field(default_factory=list)  # rounds
+    on_round: Callable[[int], None] = lambda number: None  # a test's hand in the middle of it
+
+    @property
+    def layout(self) -> Layout:
+        return the_task().layout
+
+    def train(
+        self,
+        start: Vector,
+        *,
+        round_number: int,
+        peer: PeerId,
+        lr: float,
+        min_steps: int,
+        max_steps: int,
+        on_step: Any = None,
+    ) -> Any:
+        self.trained.append(round_number)
+        self.on_round(round_number)
+        training, steps = self.config.training, 0
+        tokens = training.sequences_per_step * training.sequence_length
+        for step in range(1, max_steps + 1):
+            self.clock.pass_s(self.step_s)
+            steps = step
+            if not on_step(step, 2.0, tokens) and step >= min_steps:
+                break
+        assigned = assigned_examples(
+            self.config.assignment_key, round_number=round_number, peer=peer, examples=EXAMPLES
+        )
+        theta, loss = the_task().local_steps(
+            start, assigned, steps=steps, lr=lr, training=training, labels=the_task().labels
+        )
+        return Trained(theta, steps, steps * tokens, steps * tokens, loss, steps)
+
+
+# --- the coordinator ---------------------------------------------------------------------------
+
+
+@dataclass
+class Host:
+    """The coordinator's side of one cycle; a test calls its verbs, or lets it `drive`."""
+
+    world: World
+    links: Links
+    config: CycleConfig
+    config_sha256: Digest = NO_DIGEST
+    book: CommitBook | None = None
+    commit_set: tuple[CommitSet, Digest] | None = None
+    manifests: list[tuple[RoundManifest, Digest]] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
+    submissions: list[Envelope] = field(default_factory=list)  # of commits, refused ones too
+    _seq: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = initial_state(
+            the_task().layout, cycle=self.config.header.cycle, seed=self.config.init_seed
+        )
+        self.come_back()
+
+    def header(self, round_number: int = 0) -> Header:
+        now_ms = self.world.clock.now_ms()
+        self._seq = max(self._seq + 1, now_ms)
+        cycle = self.config.header.cycle
+        return Header(NETWORK.network_id, cycle, round_number, self._seq, now_ms)
+
+    async def publish(self, payload: Any) -> Digest:
+        envelope = seal(COORDINATOR, payload)
+        await self.links.records.publish(envelope)
+        return envelope.payload_sha256
+
+    async def publish_network(self, *, protocol: tuple[int, int] = (1, 1)) -> None:
+        await self.publish(
+            NetworkDescriptor(
+                self.header(), "session-world", COORDINATOR.peer_id, ("/ip4/127.0.0.1",),
+                *protocol, "",
+            )
+        )  # fmt: skip
+
+    async def publish_cycle(self) -> None:
+        content, shards = the_dataset()
+        for shard in shards:
+            for chunk in chunks_of(shard.data):
+                await self.links.records.publish_chunk(chunk)
+        dataset = DatasetManifest(self.header(), content, NO_DIGEST)
+        self.config = dataclasses.replace(
+            self.config, header=self.header(), dataset_sha256=await self.publish(dataset)
+        )
+        self.links.blobs.store.put(encode_snapshot(self.state))
+        self.config_sha256 = await self.publish(self.config)
+
+    # --- being there ---------------------------------------------------------------------------
+
+    def come_back(self) -> None:
+        self.world.control.handlers[COORDINATOR.peer_id] = self.handle
+
+    def go_away(self) -> None:
+        self.world.control.handlers.pop(COORDINATOR.peer_id, None)
+
+    async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope:
+        if class_of(envelope) is not Commit:
+            self.announced.append(remote)
+            return seal(COORDINATOR, CommitAck(self.header(), envelope.payload_sha256, remote))
+        self.submissions.append(envelope)
+        if self.book is None:
+            raise UnknownRound("no round is open")
+        signed = self.book.add(envelope, now_ms=self.world.clock.now_ms(), sender=remote)
+        return seal(COORDINATOR, CommitAck(self.header(), signed.sha256, signed.peer))
+
+    # --- a round -------------------------------------------------------------------------------
+
+    async def open_round(self, number: int, *, times: RoundTimes = TIMES, **changes: Any) -> Digest:
+        snapshot = encode_snapshot(self.state)
+        plan = build_plan(
+            header=self.header(number),
+            config=self.config,
+            config_sha256=self.config_sha256,
+            previous_manifest_sha256=self.manifests[-1][1] if self.manifests else NO_DIGEST,
+            state=self.links.blobs.store.put(snapshot),
+            state_size_bytes=len(snapshot),
+            times=times,
+        )
+        plan = dataclasses.replace(plan, **changes)
+        digest = await self.publish(plan)
+        self.book = CommitBook(self.config, plan, digest, EXAMPLES)
+        return digest
+
+    async def collect(self, wanted: int = 1) -> CommitBook:
+        """Wait for commits, or for the deadline."""
+        book = self.book
+        assert book is not None
+        clock = self.world.clock
+        while len(book.commits) < wanted and clock.now_ms() < book.plan.commit_deadline_ms:
+            await clock.sleep(TICK_S)
+        return book
+
+    async def close(self) -> None:
+        book = self.book
+        assert book is not None
+        number = book.plan.header.round
+        for item in await self.links.records.fetch_peers(
+            Commit, cycle=self.config.header.cycle, round=number
+        ):
+            if item.signer not in book.commits:
+                book.add(item.envelope, now_ms=book.plan.opens_ms)
+        self.book = None
+        seed = revealed_seed(SECRET, rounds=self.config.rounds, round_number=number)
+        commit_set = book.close(header=self.header(number), seed=seed)
+        self.commit_set = (commit_set, await self.publish(commit_set))
+        self._closed = book
+
+    async def finish(self, **changes: Any) -> RoundManifest:
+        book, plan = self._closed, self._closed.plan
+        commits = book.in_order()
+        outcomes = [await self._fetched(signed) for signed in commits]
+        judged = judge_contributions(commits, outcomes, layout=the_task().layout)
+        used = [(item.vector, item.entry.coefficient) for item in judged if item.vector is not None]
+        self.state = next_state(self.state, used, self.config.training)
+        snapshot = encode_snapshot(self.state)
+        assert self.commit_set is not None
+        manifest = build_manifest(
+            header=self.header(plan.header.round),
+            plan_sha256=book.plan_sha256,
+            commit_set_sha256=self.commit_set[1],
+            entries=[item.entry for item in judged],
+            next_state=self.links.blobs.store.put(snapshot),
+            next_state_size_bytes=len(snapshot),
+            final=plan.header.round + 1 == self.config.rounds,
+        )
+        manifest = dataclasses.replace(manifest, **changes)
+        self.manifests.append((manifest, await self.publish(manifest)))
+        return manifest
+
+    async def _fetched(self, signed: SignedCommit) -> VectorSource | PeerFault:
+        commit = signed.commit
+        for _ in range(50):  # peers look for the closed commits twice a second
+            try:
+                path = await self.links.blobs.fetch(
+                    commit.blob_id,
+                    sources=[signed.peer],
+                    max_bytes=commit.blob_size_bytes,
+                    timeout_s=5.0,
+                )
+            except NetworkFault:
+                await self.world.clock.sleep(TICK_S)
+                continue
+            layout = bind_layout(
+                the_task().layout, plan_sha256=commit.plan_sha256, peer=signed.peer
+            )
+            return open_contribution(
+                path.read_bytes(), layout=layout, training=self.config.training
+            )
+        return CommitWithoutBlob("nobody served it")
+
+    async def settle(self, number: int) -> None:
+        manifest, digest = self.manifests[number]
+        entries = tuple(
+            SettlementEntry(e.commit_sha256, e.peer, AuditOutcome.PASS, "", "", 5, 5)
+            for e in manifest.entries
+        )
+        await self.publish(RoundSettlement(self.header(number), digest, entries))
+
+    async def play_round(self, number: int, *, wanted: int = 1) -> RoundManifest:
+        await self.open_round(number)
+        await self.collect(wanted)
+        await self.close()
+        manifest = await self.finish()
+        return manifest
+
+
+# --- peers -------------------------------------------------------------------------------------
+
+
+class Peer:
+    """One volunteer's machine: a disk that survives, and one session at a time."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.identity: Identity = identity(number)
+        self.folder = world.folder / f"peer-{number}"
+        self.folder.mkdir()
+        self.rig = ToyRig(world.clock, world.host.config)
+        self.events: list[Any] = []
+        self.on_event: Callable[[Event], None] = lambda event: None
+        self.links = world.links(self.identity, self.folder / "blobs")
+        self.session: Session | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.identity.peer_id
+
+    def start(self, *, exit_after_cycle: bool = False, base: Path | None = None) -> Peer:
+        """Begin a session, as a new process would."""
+        self.links = self.world.links(self.identity, self.folder / "blobs")
+
+        def emit(event: Event) -> None:
+            self.events.append(event)
+            self.on_event(event)
+
+        self.session = Session(
+            self.links,
+            data_dir=self.folder,
+            base=base,
+            device="cpu",
+            profile="toy",
+            load_rig=lambda config, materials: self.rig,
+            emit=emit,
+            exit_after_cycle=exit_after_cycle,
+        )
+        self.task = asyncio.create_task(self.session.run())
+        self.world.tasks.append(self.task)
+        return self
+
+    async def kill(self) -> None:
+        """End the session as SIGKILL would: nothing more is said, what is on the disk stays."""
+        assert self.task is not None
+        self.world.blobs.servers.pop(self.peer_id, None)
+        self.world.control.handlers.pop(self.peer_id, None)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def heard(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def said(self, text: str) -> bool:
+        return any(text in event.detail for event in self.heard(PhaseChanged))
+
+    async def hears(self, kind: type[E], count: int = 1) -> E:
+        """Return the last of `count` events of a kind, once they are there."""
+        await self.world.until(lambda: len(self.heard(kind)) >= count)
+        return self.heard(kind)[count - 1]
+
+    def blobs_held(self) -> set[Digest]:
+        return set(self.links.blobs.store.ids())
+
+
+# --- the world ---------------------------------------------------------------------------------
+
+
+class World:
+    """A network, its coordinator and its peers; an async context."""
+
+    def __init__(self, folder: Path, *, rounds: int = 3) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.records = InMemoryNetwork(NETWORK, clock=self.clock)
+        self.blobs = InMemoryBlobNetwork()
+        self.control = InMemoryControlNetwork(clock=self.clock)
+        self.tasks: list[asyncio.Task[Any]] = []
+        links = self.links(COORDINATOR, folder / "coordinator")
+        self.host = Host(self, links, self._config(rounds, links.blobs.store))
+        self._ids = itertools.count(1)
+
+    def links(self, who: Identity, folder: Path) -> Links:
+        return Links(
+            identity=who,
+            network_id=NETWORK.network_id,
+            coordinator=COORDINATOR.peer_id,
+            records=InMemoryRecords(self.records, identity=who),
+            blobs=InMemoryBlobs(self.blobs, peer_id=who.peer_id, store=BlobStore(folder)),
+            control=InMemoryControl(
+                self.control, peer_id=who.peer_id, coordinator=COORDINATOR.peer_id
+            ),
+            clock=self.clock,
+        )
+
+    def _config(self, rounds: int, store: BlobStore) -> CycleConfig:
+        base, layout = make_base(self.folder / "base"), the_task().layout
+        config = cycle_config(rounds=rounds)
+        first = initial_state(layout, cycle=CYCLE, seed=config.init_seed)
+        return dataclasses.replace(
+            config,
+            header=Header(NETWORK.network_id, CYCLE, 0, 1, START_MS),
+            base=base_ref(base, store),
+            layout_sha256=layout.digest_sha256,
+            parameters=layout.size,
+            initial_state=state_digest(first),
+            seed_anchor=seed_anchor(SECRET, rounds=rounds),
+        )
+
+    def peer(self) -> Peer:
+        return Peer(self, next(self._ids))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until something is so; a session that failed meanwhile fails here."""
+        limit_ms = self.clock.now_ms() + int(LIMIT_S * 1000)
+        while not condition():
+            assert self.clock.now_ms() < limit_ms, "it never came"
+            for task in self.tasks:
+                if task.done() and not task.cancelled() and task.exception():
+                    task.result()
+            await self.clock.sleep(TICK_S)
+
+    async def pass_s(self, seconds: float) -> None:
+        await self.clock.sleep(seconds)
+
+    async def __aenter__(self) -> World:
+        asyncio.get_running_loop().set_default_executor(AtOnce(1))
+        self._ticking = asyncio.create_task(self.clock.run())
+        await self.host.publish_network()
+        await self.host.publish_cycle()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (*self.tasks, self._ticking):
+            task.cancel()
+        await asyncio.gather(*self.tasks, self._ticking, return_exceptions=True)
+
+
+def make_base(folder: Path, *, text: str = "{}") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(text)
+    (folder / "model.safetensors").write_bytes(b"weights " * 1000)
+    return folder
+
+
+def base_ref(folder: Path, store: BlobStore) -> BaseRef:
+    found = base_files_digest(folder)
+    files = tuple(
+        BaseFile(file.name, file.size_bytes, file.sha256, store.put(folder / file.name))
+        for file in found.files
+    )
+    return BaseRef("toy", found.digest_sha256, files)
+
+
+def statuses(done: Sequence[Any]) -> list[tuple[int, str]]:
+    return [(event.round, event.status) for event in done]
+
+
+def secret(number: int) -> Digest:
+    return sha256(b"secret %d" % number)
