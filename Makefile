@@ -7,8 +7,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-# Swarm tests first and spread by module over the workers: they take the longest.
-PYTEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+# A module stays on one worker: it may hold real processes in a fixture. Swarm tests come first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench proto errors clean

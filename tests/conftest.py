@@ -41,15 +41,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ares"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run swarm and web tests first, and keep each of their modules on one worker.
-
-    They hold real processes in module fixtures: a module that is split over two workers would
-    start them twice. All other tests are spread singly.
-    """
+    """Run swarm and web tests first: they take the longest."""
     items.sort(key=lambda item: 0 if _is_slow(item) else 1)
-    for item in items:
-        if _is_slow(item) and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def _is_slow(item: pytest.Item) -> bool:

@@ -58,7 +58,7 @@ TICK_S = 0.2
 MAX_PATIENCE = 16  # how far rounds stretch when nobody was fast enough for the deadline
 QUIET_MS = 1_000  # a round stays open at least so long, so that late joiners are not shut out
 RESUME_QUIET_MS = 12_000  # after a restart: every peer announces itself within 10 s
-FETCH_GRACE_MS = 10_000  # after a restart, past the plan's own serve deadline
+FETCH_GRACE_MS = 5_000  # after a restart, past the plan's own serve deadline
 
 log = structlog.get_logger(__name__)
 

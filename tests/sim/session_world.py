@@ -36,12 +36,11 @@ from ares_p2p.domain import (
     Header,
     NetworkDescriptor,
     RoundManifest,
-    RoundPlan,
     RoundSettlement,
     SettlementEntry,
 )
 from ares_p2p.errors import CommitWithoutBlob, NetworkFault, PeerFault, UnknownRound
-from ares_p2p.ids import Digest, PeerId, sha256
+from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.blobs_memory import InMemoryBlobNetwork, InMemoryBlobs
 from ares_p2p.network.control import InMemoryControl, InMemoryControlNetwork
@@ -375,8 +374,7 @@ class Host:
         await self.open_round(number)
         await self.collect(wanted)
         await self.close()
-        manifest = await self.finish()
-        return manifest
+        return await self.finish()
 
 
 # --- peers -------------------------------------------------------------------------------------
@@ -537,7 +535,3 @@ def base_ref(folder: Path, store: BlobStore) -> BaseRef:
 
 def statuses(done: Sequence[Any]) -> list[tuple[int, str]]:
     return [(event.round, event.status) for event in done]
-
-
-def secret(number: int) -> Digest:
-    return sha256(b"secret %d" % number)

@@ -7,11 +7,14 @@ Everything but the lie is the real code, so the attack arrives the way a real on
 
 from __future__ import annotations
 
+import argparse
 import functools
+import io
 import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,11 +27,11 @@ from ares_p2p.network import dht_process
 from ares_p2p.network.record_keys import key_of_kind
 from ares_p2p.training.inner import LocalResult
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
-from ares_peer import cli, trainer
+from ares_peer import trainer
 from ares_peer.events import CommitSent, ErrorRaised
 from ares_peer.roundwork import RoundWork
-from ares_peer.runner import run_join
 from ares_peer.session import Session
+from ares_peer.settings import TrainerSettings
 
 
 class NanWork(RoundWork):
@@ -133,13 +136,29 @@ ATTACKS: dict[str, type[RoundWork]] = {
 
 
 def main() -> None:
-    """Be the supervisor of a cheating trainer, or, started by it without options, that trainer."""
-    attack, *options = sys.argv[1:]
-    if options:
-        run_join.__kwdefaults__["argv"] = (sys.executable, __file__, attack)
-        sys.argv = ["ares-peer", *options]
-        cli.main()
-    Session.round_work = ATTACKS[attack]
+    """Be the trainer process of a cheating peer; there is no supervisor above it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("attack", choices=ATTACKS)
+    parser.add_argument("join")
+    parser.add_argument("invite")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--host")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--exit-after-cycle", action="store_true")
+    parser.add_argument("--json", action="store_true", help="it always does")
+    options = parser.parse_args()
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    settings = TrainerSettings(
+        data_dir=options.data_dir,
+        invite=options.invite,
+        host=options.host,
+        device=options.device,
+        threads=options.threads,
+        exit_after_cycle=options.exit_after_cycle,
+    )
+    sys.stdin = io.StringIO(settings.to_json_line().decode())
+    Session.round_work = ATTACKS[options.attack]
     code = trainer.main()
     sys.stdout.flush()
     os._exit(code)

@@ -26,14 +26,15 @@ from ares_p2p.errors import (
 from localnet import Child, LocalNetwork
 from swarm_settings import QUICK
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420)]
 
 HOSTILE = Path(__file__).with_name("hostile_peer.py")
-ROUNDS = 6
+ROUNDS = 5
 SETTINGS = {
     **QUICK,
     "rounds.rounds": ROUNDS,
     "rounds.min_peers": 3,
+    "rounds.serve_s": 5,
     "training.min_steps": 10,
     "training.max_steps": 10,
 }

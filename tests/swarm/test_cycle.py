@@ -1,4 +1,4 @@
-"""Whole cycles of real processes: what survives a SIGKILL, who may join when, what comes out."""
+"""Whole cycles of real processes: who may join when, what comes out, what the next one builds on."""
 
 from __future__ import annotations
 
@@ -8,81 +8,18 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
-from ares_coordinator.ledger.balances import fold_balances, verify_balances
-from ares_coordinator.store.rows import CyclePhase
+from ares_coordinator.herald import payload_of
 from ares_coordinator.store.sql import open_store
+from ares_p2p.domain import CycleConfig
 from ares_p2p.shards.format import decode_jsonl
 from ares_p2p.training.base import BaseSpec, load_base, load_tokenizer
 from ares_p2p.training.data import build_dataset
 from ares_p2p.training.evaluate import example_losses
-from localnet import Child, LocalNetwork
+from localnet import LocalNetwork
+from swarm_crash import WAIT_S, finish_cycle
 from swarm_settings import QUICK
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
-
-PHASES = ("generate", "prepare", "publish", "train", "stack", "evaluate", "promote", "settle")
-# the hardest moment of each: the work is done, and nothing of it is recorded or published yet
-MOMENTS = (
-    *(f"{phase}-end" for phase in PHASES),
-    "round-1-open",
-    "round-1-commit",
-    "round-1-closed",
-    "round-2",
-)
-ROUNDS = 4
-WAIT_S = 200.0
-
-
-async def _finish(net: LocalNetwork, coordinator: Child) -> None:
-    """Wait until the cycle is over, then stop the coordinator so that its database is at rest."""
-    for child in net.children:
-        if child.name.startswith("peer"):
-            assert await child.process.wait() == 0, child.log_tail()
-    await net.wait_for_phase("done", timeout_s=WAIT_S)  # the last audits
-    assert await coordinator.stop() == 0, coordinator.log_tail()
-
-
-def _check_books(net: LocalNetwork, *, rounds: int) -> None:
-    """Nothing counted twice: one commit a peer and round, each paid once, balances add up."""
-    store = open_store(net.coordinator_dir / "ares.db")
-    try:
-        cycle = store.latest_cycle()
-        assert cycle is not None
-        assert cycle.phase is CyclePhase.DONE
-        settled = 0
-        for number in range(rounds):
-            contributions = store.contributions(cycle.cycle, number)
-            assert contributions
-            assert len({row.peer for row in contributions}) == len(contributions)
-            settled += len(contributions)
-        postings = store.postings(limit=1000)
-        paid = [item for item in postings if item.state == "settled"]
-        assert len(paid) == settled
-        assert len({item.commit_sha256 for item in paid}) == settled
-        assert verify_balances(store) == len(fold_balances(postings))
-    finally:
-        store.close()
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param(moment, marks=pytest.mark.xdist_group(f"crash-{number % 2}"))
-        for number, moment in enumerate(MOMENTS)
-    ],
-)
-async def test_coordinator_killed_at_moment_completes_the_cycle(
-    moment: str, tmp_path: Path, tiny_base: Path
-) -> None:
-    async with LocalNetwork(tmp_path) as net:
-        await net.init(base=tiny_base, settings=QUICK)
-        await net.start_bootstrap()
-        first = await net.start_coordinator(env={"ARES_FAILPOINT": moment})
-        await net.start_peer("peer-1", arguments=("--exit-after-cycle",))
-        assert await first.process.wait() == -signal.SIGKILL, first.log_tail()
-        await _finish(net, await net.start_coordinator())
-        assert await net.close() == []
-        _check_books(net, rounds=ROUNDS)
 
 
 async def test_peer_that_joins_a_running_network_is_in_at_the_next_round(
@@ -116,7 +53,7 @@ async def test_adapter_loads_with_plain_peft_and_gives_the_reported_loss(
         await net.start_bootstrap()
         coordinator = await net.start_coordinator()
         await net.start_peer("peer-1", arguments=("--exit-after-cycle",))
-        await _finish(net, coordinator)
+        await finish_cycle(net, coordinator)
     store = open_store(net.coordinator_dir / "ares.db")
     cycle = store.latest_cycle()
     store.close()
@@ -133,3 +70,27 @@ async def test_adapter_loads_with_plain_peft_and_gives_the_reported_loss(
     assert example_losses(model, held_out).mean == pytest.approx(cycle.loss_after, abs=1e-3)
     assert cycle.loss_before is not None
     assert abs(cycle.loss_before - cycle.loss_after) > 1e-2  # the adapter does something
+
+
+async def test_second_cycle_trains_on_top_of_the_first(tmp_path: Path, tiny_base: Path) -> None:
+    async with LocalNetwork(tmp_path) as net:
+        await net.init(base=tiny_base, settings={**QUICK, "rounds.rounds": 2})
+        await net.start_bootstrap()
+        coordinator = await net.start_coordinator(cycles=2)
+        peer = await net.start_peer("peer-1")
+        await net.wait_for_phase("done", timeout_s=WAIT_S, cycle=2)
+        assert await peer.stop(signal.SIGINT) == 0, peer.log_tail()
+        assert await coordinator.stop() == 0, coordinator.log_tail()
+        assert await net.close() == []
+    store = open_store(net.coordinator_dir / "ares.db")
+    first, second = store.cycles()
+    record = store.record("cycle", 2, 0)
+    store.close()
+    assert record is not None
+    stack = payload_of(record, CycleConfig).stack
+    assert [adapter.cycle for adapter in stack] == [1]
+    assert first.promoted
+    assert first.loss_after is not None
+    assert second.loss_before is not None
+    # other examples, but of the same tasks: what cycle 1 taught is there when cycle 2 begins
+    assert second.loss_before < (first.loss_before or 0) - 0.1

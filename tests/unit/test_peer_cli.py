@@ -88,7 +88,7 @@ def test_join_on_a_busy_data_dir(tmp_path: Path) -> None:
         result = runner.invoke(app, ["join", "--data-dir", str(tmp_path)])
     assert result.exit_code == 78
     assert f"in use by process {os.getpid()}" in result.stderr
-    assert "next: `ares-peer status`" in result.stderr
+    assert "next: Stop it" in result.stderr
 
 
 def test_status_of_nobody(tmp_path: Path) -> None:
