@@ -3,29 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ares_p2p.errors import DiskFull
+
 MAX_LOG_BYTES: Final = 4 * 1024**2  # per file; with the kept ones at most 16 MiB of log
 KEPT_LOGS: Final = 3
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+class NoSpaceLeft(DiskFull, OSError):
+    """The disk or the quota is full; an OSError too, for those who can live without the file."""
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's "no space left" into an error that says where and what to do.
+
+    Raises: NoSpaceLeft. Other errors of the system pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise NoSpaceLeft(f"no space left to write {path}: {os.strerror(error.errno)}") from error
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
     """Replace `path` by `data` in one step; readers see the old file or the new one.
 
-    Not synchronised to the disk: after a power cut the old file may be back, which its users
-    (a view of the state, remembered settings) can live with.
+    Args:
+        durable: wait until the disk has it. Without it the old file may be back after a power
+            cut, which most users (a view of the state, remembered settings) can live with.
+    Raises: NoSpaceLeft (a DiskFull): the old file stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with naming_full_disk(path):
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
+            if durable:
+                _sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                partial.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(partial, path)
+        os.fsync(descriptor)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        os.close(descriptor)
 
 
 def open_log(path: Path) -> BinaryIO:

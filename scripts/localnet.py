@@ -252,15 +252,15 @@ class LocalNetwork:
             reply.raise_for_status()
             return await reply.json()
 
-    async def wait_for_phase(self, phase: str, *, timeout_s: float) -> None:
-        """Return when the newest cycle is in `phase`.
+    async def wait_for_phase(self, phase: str, *, timeout_s: float, cycle: int = 1) -> None:
+        """Return when the newest cycle is number `cycle` and in `phase`.
 
         Raises: TimeoutError.
         """
         async with asyncio.timeout(timeout_s):
             while True:
                 training = await self.get("/api/ares/training")
-                if training["phase"] == phase:
+                if (training["cycle"], training["phase"]) == (cycle, phase):
                     return
                 await asyncio.sleep(0.3)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.keys import Identity
+from ares_p2p.errors import NetworkFault, NodeDied
 from ares_p2p.ids import PeerId
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.control import Control
@@ -16,6 +17,7 @@ from ares_p2p.network.records import Records
 T = TypeVar("T")
 
 POLL_S = 0.4  # a DHT get takes 7-50 ms; a round lasts tens of seconds at least
+MAX_POLL_S = 5.0  # while nothing answers: asking must not make an outage worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,31 @@ class Links:
     clock: Clock
 
     async def wait_for(
-        self, ask: Callable[[], Awaitable[T | None]], *, until_ms: int | None = None
+        self,
+        ask: Callable[[], Awaitable[T | None]],
+        *,
+        until: Callable[[], bool],
+        pause_s: Callable[[], float] = lambda: POLL_S,
     ) -> T | None:
-        """Ask again and again until there is an answer; None when `until_ms` has passed."""
-        while True:
-            answer = await ask()
+        """Ask again and again until there is an answer; None once `until` says to stop.
+
+        A call that fails is no answer: the pause before the next one grows, nothing else.
+
+        Args:
+            pause_s: between two calls that work.
+
+        Raises: NodeDied. What `ask` raises besides network faults.
+        """
+        faults = 0
+        while not until():
+            try:
+                answer = await ask()
+                faults = 0
+            except NodeDied:
+                raise
+            except NetworkFault:
+                answer, faults = None, faults + 1
             if answer is not None:
                 return answer
-            if until_ms is not None and self.clock.now_ms() >= until_ms:
-                return None
-            await self.clock.sleep(POLL_S)
+            await self.clock.sleep(min(MAX_POLL_S, pause_s() * (1 + faults)))
+        return None

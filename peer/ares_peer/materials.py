@@ -10,14 +10,15 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ares_p2p.domain import BaseFile, CycleConfig, DatasetManifest
+from ares_p2p.domain import BaseFile, CycleConfig, DatasetManifest, ShardRef
 from ares_p2p.errors import BaseDigestMismatch, DiskFull, HashMismatch, RecordUnavailable
-from ares_p2p.files import write_atomically
+from ares_p2p.files import naming_full_disk, write_atomically
 from ares_p2p.ids import Digest, PeerId, sha256
+from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.shards.format import Example, decode_shard
 from ares_p2p.shards.manifest import check_examples, check_manifest, join_chunks
 from ares_p2p.training.base_files import base_files_digest
@@ -95,15 +96,16 @@ async def _fetch_files(
     sources: Sequence[PeerId],
     progress: Progress,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in files if not _is_there(folder / _plain(file.name), file)]
+    """Bring a signed list of files into `folder`.
+
+    A fetched file and its blob are one file on the disk where the file system can do that; the
+    blob is then served on. Where it cannot, the blob goes, so that nothing is stored twice.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    missing = await asyncio.to_thread(_missing, folder, files)
     total, done = sum(file.size_bytes for file in files), 0
-    wanted = sum(file.size_bytes for file in missing)
-    free = shutil.disk_usage(folder).free
-    if missing and free < wanted + DISK_MARGIN_BYTES:
-        raise DiskFull(
-            f"the {what} needs {wanted / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB free"
-        )
+    if missing:
+        _check_room(links.blobs.store, folder, missing, what=what)
     for file in files:
         if file in missing:
             path = await links.blobs.fetch(
@@ -113,13 +115,66 @@ async def _fetch_files(
                 timeout_s=BLOB_TIMEOUT_S,
                 progress=_shifted(progress, what, done, total),
             )
-            partial = folder / f".{file.name}.part"
-            await asyncio.to_thread(shutil.copyfile, path, partial)
-            if not await asyncio.to_thread(_is_there, partial, file):
-                raise HashMismatch(f"{file.name} of the {what} is not the signed file")
-            os.replace(partial, folder / _plain(file.name))
+            try:
+                linked = await asyncio.to_thread(_install, path, folder / file.name, file)
+            except HashMismatch:  # of the disk or of the signed list: fetch it anew next time
+                await asyncio.to_thread(links.blobs.store.delete, file.blob_id)
+                raise
+            if not linked:
+                await asyncio.to_thread(links.blobs.store.delete, file.blob_id)
         done += file.size_bytes
         progress(what, done, total)
+
+
+def _missing(folder: Path, files: Sequence[BaseFile]) -> list[BaseFile]:
+    return [file for file in files if not _is_there(folder / _plain(file.name), file)]
+
+
+def _check_room(store: BlobStore, folder: Path, missing: Sequence[BaseFile], *, what: str) -> None:
+    """Refuse to begin what cannot be completed.
+
+    Raises: DiskFull.
+    """
+    to_fetch = [file.size_bytes - _fetched_bytes(store, file) for file in missing]
+    needs = {store.folder: sum(to_fetch)}  # links take no room
+    if store.folder.stat().st_dev != folder.stat().st_dev:  # one blob at a time is copied
+        needs = {folder: sum(file.size_bytes for file in missing), store.folder: max(to_fetch)}
+    for place, wanted in needs.items():
+        free = shutil.disk_usage(place).free
+        if free < wanted + DISK_MARGIN_BYTES:
+            raise DiskFull(
+                f"the {what} needs {wanted / 1e6:.0f} MB and {DISK_MARGIN_BYTES / 1e6:.0f} MB to "
+                f"work with; {place} has {free / 1e6:.0f} MB free"
+            )
+
+
+def _fetched_bytes(store: BlobStore, file: BaseFile) -> int:
+    """Return what of a file an earlier try has brought already."""
+    blob = store.path(file.blob_id)
+    sizes = [path.stat().st_size for path in (blob, blob.with_suffix(".part")) if path.exists()]
+    return min(file.size_bytes, max(sizes, default=0))
+
+
+def _install(blob: Path, target: Path, file: BaseFile) -> bool:
+    """Put a fetched blob into its folder, checked; True when both are one file on the disk.
+
+    Raises: HashMismatch: not the signed file. DiskFull.
+    """
+    partial = target.with_name(f".{target.name}.part")
+    partial.unlink(missing_ok=True)
+    linked = True
+    try:
+        os.link(blob, partial)
+    except OSError:  # another disk, or a file system without links
+        linked = False
+        with naming_full_disk(target):
+            shutil.copyfile(blob, partial)
+    if not _is_there(partial, file):
+        partial.unlink()
+        raise HashMismatch(f"{file.name} is not the signed file")
+    target.unlink(missing_ok=True)  # renaming one link of a file over another does nothing
+    os.replace(partial, target)
+    return linked
 
 
 def _shifted(progress: Progress, what: str, before: int, total: int) -> BlobProgress:
@@ -130,9 +185,9 @@ def _shifted(progress: Progress, what: str, before: int, total: int) -> BlobProg
 def _plain(name: str) -> str:
     """Return `name` if it is a mere file name.
 
-    Raises: HashMismatch: a path that would lead out of the folder.
+    Raises: HashMismatch: nothing, or a path that would lead out of the folder.
     """
-    if name != Path(name).name or name.startswith("."):
+    if not name or name != Path(name).name or name.startswith("."):
         raise HashMismatch(f"{name!r} is no plain file name")
     return name
 
@@ -167,11 +222,14 @@ async def _fetch_examples(
             parts += await _chunks(links, digests, folder=chunks)
             done = min(total, done + sum(map(len, parts[-len(digests) :])))
             progress("dataset", done, total)
-        data = join_chunks(parts, ref)
-        rows += decode_shard(data, content_sha256=ref.content_sha256)
+        rows += await asyncio.to_thread(_rows_of, parts, ref)
         links.records.hold_chunks(ref.chunk_sha256, chunks.read)
-    check_examples(content, rows)
+    await asyncio.to_thread(check_examples, content, rows)
     return tuple(rows)
+
+
+def _rows_of(parts: list[bytes], ref: ShardRef) -> Sequence[Example]:
+    return decode_shard(join_chunks(parts, ref), content_sha256=ref.content_sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +244,22 @@ class _ChunkFolder:
         data = file.read_bytes() if file.is_file() else b""
         return data if sha256(data) == digest else None
 
-    def write(self, digest: Digest, data: bytes) -> None:
-        """Keep a chunk."""
+    def write_all(self, chunks: Mapping[Digest, bytes]) -> None:
+        """Keep chunks.
+
+        Raises: DiskFull.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / f"{digest.hex()}.chunk", data)
+        for digest, data in chunks.items():
+            write_atomically(self.path / f"{digest.hex()}.chunk", data)
 
 
 async def _chunks(links: Links, digests: Sequence[Digest], *, folder: _ChunkFolder) -> list[bytes]:
     """Return chunks from the disk or the DHT."""
-    missing = [digest for digest in digests if folder.read(digest) is None]
+    here = await asyncio.to_thread(lambda: {digest: folder.read(digest) for digest in digests})
+    found = {digest: data for digest, data in here.items() if data is not None}
+    missing = [digest for digest in digests if digest not in found]
     fetched = dict(zip(missing, await links.records.fetch_chunks(missing), strict=True))
-    for digest, data in fetched.items():
-        folder.write(digest, data)
-    return [fetched.get(digest) or folder.read(digest) or b"" for digest in digests]
+    await asyncio.to_thread(folder.write_all, fetched)
+    found |= fetched
+    return [found[digest] for digest in digests]

@@ -1,68 +1,48 @@
 """One round of one peer: train, commit, exchange, aggregate, compare.
 
 Until the commits close, the contribution is withheld: nobody can copy what nobody can see. A
-contribution that the coordinator refuses is reported with its reason, and the peer still follows
-the round, so that it starts the next one from its own sum.
+contribution that the coordinator refuses is reported with its reason, and so is a machine that
+is too slow; the peer still follows the round, so that it starts the next one from its own sum.
+
+A commit is remembered before it is sent. A peer that was killed after that hands in the same
+bytes again and does not train again. While the coordinator is away, the peer waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ares_p2p.averaging.vectors import Vector, VectorSource
-from ares_p2p.domain import (
-    Commit,
-    CommitAck,
-    CommitSet,
-    CycleConfig,
-    RoundManifest,
-    RoundPlan,
-)
-from ares_p2p.errors import (
-    BlobUnavailable,
-    NetworkFault,
-    PeerFault,
-    StateMismatch,
-)
-from ares_p2p.ids import Digest, PeerId
-from ares_p2p.network.blobs import fetch_until
+from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.domain import Commit, CommitSet, CycleConfig, RoundManifest, RoundPlan
+from ares_p2p.errors import BlobUnavailable, StateMismatch
+from ares_p2p.ids import Digest, PeerId, blob_id_of
 from ares_p2p.network.records import Verified
 from ares_p2p.rounds.assignment import first_example
-from ares_p2p.rounds.commits import SignedCommit, check_commit_set
+from ares_p2p.rounds.commits import SignedCommit, check_commit_set, open_commit
 from ares_p2p.rounds.manifest import check_manifest
-from ares_p2p.training.inner import LocalResult, StepCallback
 from ares_p2p.training.layout import Layout
-from ares_p2p.training.replica import (
-    BoundLayout,
-    bind_layout,
-    encode_contribution,
-    next_state,
-    open_contribution,
-)
+from ares_p2p.training.replica import BoundLayout, bind_layout, encode_contribution, next_state
 from ares_p2p.training.state import TrainingState, encode_snapshot
-from ares_p2p.wire.codec import open_envelope, seal
-from ares_peer.events import (
-    CommitSent,
-    Event,
-    Phase,
-    PhaseChanged,
-    RoundDone,
-    RoundOpened,
-    StepDone,
-)
+from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
+from ares_peer.events import CommitSent, ErrorRaised, Event, Phase, PhaseChanged, RoundOpened
+from ares_peer.exchange import Exchange
 from ares_peer.links import Links
-from ares_peer.memory import SessionMemory
+from ares_peer.memory import KeptCommit, SessionMemory
+from ares_peer.pace import Pace, TooSlow
+from ares_peer.patience import Patience, RoundLost
+from ares_peer.reports import round_done
+from ares_peer.submission import SENT_BY_DHT, Answer, hand_in, is_listed
+
+if TYPE_CHECKING:  # that module brings torch, which nothing here needs
+    from ares_p2p.training.inner import LocalResult, StepCallback
+
+__all__ = ["Rig", "RoundLost", "RoundWork"]
 
 R = TypeVar("R", CommitSet, RoundManifest)
-
-SUBMIT_TIMEOUT_S = 5.0
-SUBMIT_RETRY_S = 1.0
-COMMIT_MARGIN_S = 1.5  # compress, sign and send before the deadline
-ANSWER_PATIENCE_S = 20.0  # past the serve deadline, before a peer looks for a newer plan
 
 
 class Rig(Protocol):
@@ -88,13 +68,16 @@ class Rig(Protocol):
         ...
 
 
-class RoundLost(Exception):
-    """This round ends without this peer; the next plan is the next chance. Says why."""
-
-
 @dataclass(slots=True)
 class RoundWork:
-    """The work of one round. One instance per round."""
+    """The work of one round. One instance per round.
+
+    Args:
+        is_finishing: whether the session was asked to end.
+        tokens_per_s: as measured, once there was a step.
+        contributions: blob ids of the round, as far as it came.
+        manifest_sha256: of the checked manifest, once there is one.
+    """
 
     links: Links
     memory: SessionMemory
@@ -107,39 +90,49 @@ class RoundWork:
     device: str
     profile: str
     emit: Callable[[Event], None]
+    is_finishing: Callable[[], bool] = lambda: False
     tokens_per_s: float = 0.0
+    contributions: set[Digest] = field(default_factory=set)
+    manifest_sha256: Digest | None = None
+    _missed_because: str = ""
+    _patience: Patience = field(init=False)
 
-    async def run(self) -> TrainingState:
-        """Return S_(r+1) after having contributed to it, or at least followed it.
+    def __post_init__(self) -> None:
+        self._patience = Patience(
+            self.links, self.plan, self.plan_sha256, emit=self.emit, is_finishing=self.is_finishing
+        )
+
+    async def run(self) -> tuple[TrainingState, Digest]:
+        """Return S_(r+1) and its digest, after having contributed to it, or at least followed it.
+
+        Its snapshot is in the blob store then.
 
         Raises: RoundLost: nothing came of the round. AresError: an own fault.
         """
-        round_number = self.plan.header.round
-        self.emit(
-            RoundOpened(
-                self.config.header.cycle,
-                round_number,
-                self.config.rounds,
-                self.plan.commit_deadline_ms,
-                self.state_hex,
-            )
-        )
-        result = await self._train()
-        commit = await self._commit(result)
+        cycle, round_number = self._place
+        deadline_ms, state_hex = self.plan.commit_deadline_ms, self.plan.state.hex()
+        self.emit(RoundOpened(cycle, round_number, self.config.rounds, deadline_ms, state_hex))
+        kept = self.memory.commit_for(self.plan_sha256)
+        if kept is not None:
+            await self._resume(kept)
+        else:
+            result = await self._train()
+            if result is not None:
+                await self._commit(result)
         self.emit(PhaseChanged(Phase.EXCHANGING))
-        commits, commit_set_sha256 = await self._closed_commits()
-        if commit is not None:
-            self.links.blobs.release(commit.blob_id)
-        manifest, vectors = await self._exchange(commits, commit_set_sha256)
+        commits, closed = await self._closed_commits()
+        manifest, vectors = await self._exchange(commits, closed)
         self.emit(PhaseChanged(Phase.AGGREGATING))
-        state = await asyncio.to_thread(self._advance, manifest, vectors)
-        self._report(manifest)
-        return state
+        return await asyncio.to_thread(self._advance, manifest, vectors)
 
     @property
-    def state_hex(self) -> str:
-        """The state the round starts from, in hex."""
-        return self.plan.state.hex()
+    def peer(self) -> PeerId:
+        """This peer."""
+        return self.links.identity.peer_id
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self.config.header.cycle, self.plan.header.round
 
     def bound_layout(self, peer: PeerId) -> BoundLayout:
         """Return the layout that a contribution of `peer` in this round carries."""
@@ -147,35 +140,28 @@ class RoundWork:
 
     # --- train ---------------------------------------------------------------------------------
 
-    async def _train(self) -> LocalResult:
+    async def _train(self) -> LocalResult | None:
+        """Make the steps that fit; None when not even the fewest do."""
         self.emit(PhaseChanged(Phase.TRAINING))
-        return await asyncio.to_thread(
-            self.rig.train,
-            self.state.theta,
-            round_number=self.plan.header.round,
-            peer=self.links.identity.peer_id,
-            lr=self.plan.inner_lr,
-            min_steps=self.plan.min_steps,
-            max_steps=self.plan.max_steps,
-            on_step=self._pace(),
-        )
-
-    def _pace(self) -> StepCallback:
-        """Return a callback that reports steps and stops before the deadline would be missed."""
-        clock, started_ms = self.links.clock, self.links.clock.now_ms()
-        deadline_ms = self.plan.commit_deadline_ms - int(COMMIT_MARGIN_S * 1000)
-        seen = 0
-
-        def on_step(step: int, loss: float, tokens: int) -> bool:
-            nonlocal seen
-            seen += tokens
-            now_ms = clock.now_ms()
-            elapsed_ms = max(1, now_ms - started_ms)
-            self.tokens_per_s = seen * 1000 / elapsed_ms
-            self.emit(StepDone(step, self.plan.max_steps, loss, self.tokens_per_s))
-            return now_ms + elapsed_ms / step < deadline_ms
-
-        return on_step
+        pace = Pace(self.plan, clock=self.links.clock, emit=self.emit)
+        try:
+            return await asyncio.to_thread(
+                self.rig.train,
+                self.state.theta,
+                round_number=self.plan.header.round,
+                peer=self.peer,
+                lr=self.plan.inner_lr,
+                min_steps=self.plan.min_steps,
+                max_steps=self.plan.max_steps,
+                on_step=pace.on_step,
+            )
+        except TooSlow as slow:
+            self._missed_because = str(slow)
+            self.emit(PhaseChanged(Phase.WAITING, str(slow)))
+            return None
+        finally:
+            pace.abandon()
+            self.tokens_per_s = pace.tokens_per_s
 
     # --- commit --------------------------------------------------------------------------------
 
@@ -188,25 +174,23 @@ class RoundWork:
             training=self.config.training,
         )
 
-    async def _commit(self, result: LocalResult) -> Commit | None:
-        """Sign, publish and submit; None when the coordinator refused it."""
+    async def _commit(self, result: LocalResult) -> None:
+        """Store the contribution, sign what is promised, and hand it in."""
         self.emit(PhaseChanged(Phase.UPLOADING))
-        data = await asyncio.to_thread(self.make_contribution, result)
-        blob_id = await asyncio.to_thread(self.links.blobs.store.put, data)
-        self.links.blobs.withhold(blob_id)
-        round_number = self.plan.header.round
+        blob_id, size_bytes = await asyncio.to_thread(self._store_withheld, result)
+        cycle, round_number = self._place
         commit = Commit(
-            header=self.memory.header(cycle=self.config.header.cycle, round_number=round_number),
+            header=self.memory.header(cycle=cycle, round_number=round_number),
             plan_sha256=self.plan_sha256,
             state=self.plan.state,
             blob_id=blob_id,
-            blob_size_bytes=len(data),
+            blob_size_bytes=size_bytes,
             steps=result.steps,
             tokens=result.tokens,
             first_example=first_example(
                 self.config.assignment_key,
                 round_number=round_number,
-                peer=self.links.identity.peer_id,
+                peer=self.peer,
                 examples=self.examples,
             ),
             previous_commit_sha256=self.memory.last_commit,
@@ -214,50 +198,62 @@ class RoundWork:
             device=self.device,
             profile=self.profile,
         )
-        return await self._submit(commit)
+        await self._submit(commit)
+
+    def _store_withheld(self, result: LocalResult) -> tuple[Digest, int]:
+        data = self.make_contribution(result)
+        blob_id = blob_id_of(data)
+        self.links.blobs.withhold(blob_id)  # before it is there: no moment in which it is served
+        self.links.blobs.store.put(data)
+        self.contributions.add(blob_id)
+        return blob_id, len(data)
 
     async def _submit(self, commit: Commit) -> Commit | None:
+        """Sign, remember, and hand in; None when the coordinator refused it."""
         envelope = seal(self.links.identity, commit)
-        self.memory.remember_commit(envelope.payload_sha256)
+        kept = KeptCommit(self.plan_sha256, encode_envelope(envelope), commit.blob_id)
+        await asyncio.to_thread(self.memory.remember_commit, envelope.payload_sha256, kept)
+        return await self._hand_in(envelope, commit)
 
-        def told(*, accepted: bool, code: str = "", message: str = "") -> None:
-            place = (commit.header.cycle, commit.header.round)
-            digest = envelope.payload_sha256.hex()
-            self.emit(
-                CommitSent(*place, commit.steps, commit.tokens, digest, accepted, code, message)
-            )
+    async def _resume(self, kept: KeptCommit) -> None:
+        """Hand in again what an earlier run of this peer signed for this very plan."""
+        self.emit(PhaseChanged(Phase.UPLOADING, "the work of before the restart"))
+        envelope = decode_envelope(kept.envelope)
+        commit = open_commit(envelope, network_id=self.links.network_id).commit
+        self.contributions.add(kept.blob_id)
+        if not self.links.blobs.store.has(kept.blob_id):
+            # Training it again could give other bits, and a second commit is equivocation.
+            self._missed_because = "the contribution is not on the disk any more"
+            self.emit(ErrorRaised(BlobUnavailable.code, self._missed_because))
+            return
+        closed = await self._patience.closed()
+        if closed is None:
+            self.links.blobs.withhold(kept.blob_id)
+            await self._hand_in(envelope, commit)
+        else:
+            self._tell(envelope, commit, Answer(is_listed(envelope, closed), "", SENT_BY_DHT))
 
-        # The DHT's copy speaks for us when the coordinator is away right now.
-        with contextlib.suppress(NetworkFault, PeerFault):
-            await self.links.records.publish(envelope, keep=False)
-        while True:
-            try:
-                reply = await self.links.control.submit(
-                    envelope, to=self.links.coordinator, timeout_s=SUBMIT_TIMEOUT_S
-                )
-                ack = open_envelope(
-                    reply,
-                    CommitAck,
-                    signer=self.links.coordinator,
-                    network_id=self.links.network_id,
-                )
-                if ack.commit_sha256 == envelope.payload_sha256:
-                    told(accepted=True)
-                    return commit
-                raise PeerFault("the coordinator acknowledged another commit")
-            except PeerFault as fault:
-                told(accepted=False, code=fault.code, message=fault.message)
-                return None
-            except NetworkFault as fault:
-                if self.links.clock.now_ms() > self.plan.commit_deadline_ms:
-                    told(accepted=True, code=fault.code, message="sent by the DHT only")
-                    return commit
-                await self.links.clock.sleep(SUBMIT_RETRY_S)
+    async def _hand_in(self, envelope: Envelope, commit: Commit) -> Commit | None:
+        self.memory.expect_credit(self._place)  # its round may end without us watching
+        self._patience.repeat = envelope
+        answer = await hand_in(
+            self.links,
+            envelope,
+            deadline_ms=self.plan.commit_deadline_ms,
+            closed=self._patience.closed,
+        )
+        self._tell(envelope, commit, answer)
+        return commit if answer.accepted else None
+
+    def _tell(self, envelope: Envelope, commit: Commit, answer: Answer) -> None:
+        digest = envelope.payload_sha256.hex()
+        work = (*self._place, commit.steps, commit.tokens, digest)
+        self.emit(CommitSent(*work, answer.accepted, answer.code, answer.message))
 
     # --- exchange ------------------------------------------------------------------------------
 
-    async def _closed_commits(self) -> tuple[list[SignedCommit], Digest]:
-        found = await self._record_of_round(CommitSet)
+    async def _closed_commits(self) -> tuple[list[SignedCommit], Verified[CommitSet]]:
+        found = await self._patience.wait_for(CommitSet, expected_ms=self.plan.commit_deadline_ms)
         commits = check_commit_set(
             found.payload,
             plan=self.plan,
@@ -265,85 +261,55 @@ class RoundWork:
             config=self.config,
             examples=self.examples,
         )
-        return commits, found.envelope.payload_sha256
-
-    async def _record_of_round(self, cls: type[R]) -> Verified[R]:
-        """Wait for a record that ends a part of this round.
-
-        Raises: RoundLost: the coordinator opened another plan instead, or none came for long.
-        """
-        cycle, round_number = self.config.header.cycle, self.plan.header.round
-        patience_ms = self.plan.serve_deadline_ms + int(ANSWER_PATIENCE_S * 1000)
-
-        async def ask() -> Verified[R] | None:
-            found = await self.links.records.fetch(cls, cycle=cycle, round=round_number)
-            if found is not None and found.payload.plan_sha256 == self.plan_sha256:
-                return found
-            newest = await self.links.records.fetch(RoundPlan, cycle=cycle)
-            if newest is not None and newest.payload.header.seq > self.plan.header.seq:
-                raise RoundLost("the coordinator opened another plan")
-            return None
-
-        found = await self.links.wait_for(ask, until_ms=patience_ms)
-        if found is None:
-            raise RoundLost(f"no {cls.__name__} came for round {round_number}")
-        return found
+        for signed in commits:
+            self.contributions.add(signed.commit.blob_id)
+            if signed.peer == self.peer:  # whatever was answered: it counts
+                self.links.blobs.release(signed.commit.blob_id)
+        return commits, found
 
     async def _exchange(
-        self, commits: list[SignedCommit], commit_set_sha256: Digest
+        self, commits: list[SignedCommit], closed: Verified[CommitSet]
     ) -> tuple[RoundManifest, dict[Digest, VectorSource]]:
-        """Fetch all contributions while the coordinator decides, then what is still missing."""
-        fetching = [asyncio.create_task(self._fetch(signed, commits)) for signed in commits]
+        """Fetch all contributions while the coordinator decides, and report what it decided."""
+        exchange = Exchange(
+            self.links, self.config, self.plan, commits, closed.payload, self.bound_layout
+        )
+        exchange.start()
         try:
-            found = await self._record_of_round(RoundManifest)
+            found = await self._patience.wait_for(
+                RoundManifest, expected_ms=self.plan.serve_deadline_ms
+            )
             manifest = found.payload
             check_manifest(
                 manifest,
                 commits=commits,
                 plan_sha256=self.plan_sha256,
-                commit_set_sha256=commit_set_sha256,
+                commit_set_sha256=closed.envelope.payload_sha256,
             )
-            vectors = {}
-            for signed, entry, task in zip(commits, manifest.entries, fetching, strict=True):
-                if entry.coefficient:
-                    vectors[signed.sha256] = await task
+            self.manifest_sha256 = found.envelope.payload_sha256
+            self._report(manifest)
+            return manifest, await exchange.vectors_of(manifest)
         except BlobUnavailable as fault:
             raise RoundLost(f"a contribution could not be fetched: {fault.message}") from fault
         finally:
-            for task in fetching:
-                task.cancel()
-            await asyncio.gather(*fetching, return_exceptions=True)
-        return manifest, vectors
+            await exchange.stop()
 
-    async def _fetch(self, signed: SignedCommit, commits: list[SignedCommit]) -> VectorSource:
-        """Return one checked contribution, from its author or whoever has it by now."""
-        others = [c.peer for c in commits if c.peer not in (signed.peer, self.peer)]
-        sources = [signed.peer, *others, self.links.coordinator]
-        path = await fetch_until(
-            self.links.blobs,
-            signed.commit.blob_id,
-            sources=sources,
-            max_bytes=self.config.limits.max_blob_bytes,
-            clock=self.links.clock,
-            deadline_ms=self.plan.serve_deadline_ms,
-        )
-        return await asyncio.to_thread(
-            lambda: open_contribution(
-                path.read_bytes(), layout=self.bound_layout(signed.peer), training=self.config.training
-            )
-        )
-
-    @property
-    def peer(self) -> PeerId:
-        """This peer."""
-        return self.links.identity.peer_id
+    def _report(self, manifest: RoundManifest) -> None:
+        """Say what became of the work, and whether credit is to come for it."""
+        self.memory.end_commit(self.plan_sha256)
+        done = round_done(manifest, peer=self.peer, missed_because=self._missed_because)
+        if done.status in ("accepted", "clipped"):
+            self.memory.expect_credit(self._place)
+        else:
+            self.memory.forget_credit(self._place)
+        self.emit(done)
 
     # --- aggregate -----------------------------------------------------------------------------
 
     def _advance(
         self, manifest: RoundManifest, vectors: dict[Digest, VectorSource]
-    ) -> TrainingState:
-        """Return the next state from our own sum.
+    ) -> tuple[TrainingState, Digest]:
+        """Return the next state from our own sum, its snapshot stored.
 
         Raises: StateMismatch: it is not what the coordinator signed.
         """
@@ -355,27 +321,10 @@ class RoundWork:
         state = next_state(self.state, used, self.config.training)
         digest = self.links.blobs.store.put(encode_snapshot(state))
         if digest != manifest.next_state:
+            self.links.blobs.store.delete(digest)
             raise StateMismatch(
                 f"round {self.plan.header.round}: our sum is {digest.hex()[:12]}, the coordinator "
                 f"signed {manifest.next_state.hex()[:12]}",
                 hint="Fetching the signed snapshot; report this if it goes on.",
             )
-        return state
-
-    def _report(self, manifest: RoundManifest) -> None:
-        place = (self.config.header.cycle, self.plan.header.round)
-        next_hex = manifest.next_state.hex()
-        for entry in manifest.entries:
-            if entry.peer == self.peer:
-                self.emit(
-                    RoundDone(
-                        *place,
-                        entry.status.value,
-                        entry.coefficient,
-                        entry.code,
-                        entry.message,
-                        next_hex,
-                    )
-                )
-                return
-        self.emit(RoundDone(*place, "missed", 0.0, "", "not among the round's commits", next_hex))
+        return state, digest

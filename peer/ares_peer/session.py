@@ -15,19 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-from ares_p2p import PROTOCOL_VERSION, __version__
-from ares_p2p.domain import (
-    CycleConfig,
-    NetworkDescriptor,
-    PeerStatus,
-    RoundManifest,
-    RoundPlan,
-    RoundSettlement,
-)
+from ares_p2p.domain import CycleConfig, RoundManifest, RoundPlan
 from ares_p2p.errors import (
     AresError,
     ConfigFault,
@@ -35,52 +25,48 @@ from ares_p2p.errors import (
     NodeDied,
     PeerFault,
     StateMismatch,
-    VersionRefused,
-    WrongState,
 )
-from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.records import Verified
-from ares_p2p.rounds.plan import NO_DIGEST, check_plan
-from ares_p2p.training.state import TrainingState, decode_snapshot, encode_snapshot, initial_state
-from ares_p2p.wire.codec import seal
+from ares_peer.announcer import Announcer, Presence
+from ares_peer.credit import CreditWatch, rounds_text
 from ares_peer.events import (
-    CreditSettled,
     CycleDone,
     ErrorRaised,
     Event,
     Phase,
     PhaseChanged,
-    RoundDone,
     SyncProgress,
     Traffic,
 )
 from ares_peer.links import POLL_S, Links
+from ares_peer.lookout import Lookout
 from ares_peer.materials import Materials, gather_materials
 from ares_peer.memory import SessionMemory
 from ares_peer.roundwork import Rig, RoundLost, RoundWork
+from ares_peer.running import RunningCycle, StateFinder
+from ares_peer.shelf import Shelf
+from ares_peer.stopwish import Leaving, StopWish
 
 STATUS_EVERY_S = 15.0
 SETTLEMENT_EVERY_S = 2.0
-SNAPSHOT_TIMEOUT_S = 600.0
 RETRY_S = 2.0
-KEPT_STATES = 3  # snapshots served to late joiners
 
-T = TypeVar("T")
 RigLoader = Callable[[CycleConfig, Materials], Rig]
 
 
-@dataclass(slots=True)
-class _Running:
-    """A cycle this peer is prepared for."""
+def _without_repeats(emit: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return an emitter that says once what it is busy with, however long that takes."""
+    last: PhaseChanged | None = None
 
-    config: CycleConfig
-    config_sha256: Digest
-    rig: Rig
-    examples: int
-    state: TrainingState | None = None
-    state_digest: Digest = NO_DIGEST
-    handled_plan: Digest = NO_DIGEST
-    unsettled: set[int] = field(default_factory=set)
+    def emit_new(event: Event) -> None:
+        nonlocal last
+        if isinstance(event, PhaseChanged):
+            if event == last:
+                return
+            last = event
+        emit(event)
+
+    return emit_new
 
 
 class Session:
@@ -100,6 +86,7 @@ class Session:
         emit: Callable[[Event], None],
         exit_after_cycle: bool = False,
     ) -> None:
+        emit = _without_repeats(emit)
         self._links = links
         self._data_dir = data_dir
         self._base = base
@@ -108,17 +95,24 @@ class Session:
         self._load_rig = load_rig
         self._emit = emit
         self._exit_after_cycle = exit_after_cycle
-        self._finishing = asyncio.Event()
-        self._running: _Running | None = None
-        self._kept: list[Digest] = []
+        self._wish = StopWish()
+        self._running: RunningCycle | None = None
         self._tokens_per_s = 0.0
+        self._last_fault: tuple[str, str] | None = None
         self._memory = SessionMemory.load(
             data_dir / "session.json", clock=links.clock, network_id=links.network_id
         )
+        self._shelf = Shelf(links.blobs.store, self._memory)
+        self._credit = CreditWatch(links, self._memory, emit)
+        self._announcer = Announcer(links, self._memory, device, profile, self._presence)
+        self._lookout = Lookout(links, self._memory, emit, self._wish.is_uttered)
+        self._states = StateFinder(links, self._shelf, self._announcer.peers_online, emit)
+        self._is_clean = False
+        self._is_in_round = False
 
     def finish(self) -> None:
         """Ask for the end: after the running round, or at once when none runs."""
-        self._finishing.set()
+        self._wish.utter()
         self._emit(PhaseChanged(Phase.FINISHING))
 
     async def run(self) -> None:
@@ -126,85 +120,109 @@ class Session:
 
         Raises: ConfigFault: nothing that waiting could mend. NodeDied: the network process ended.
         """
-        await self._check_network()
-        helpers = [
-            asyncio.create_task(self._announce_forever()),
-            asyncio.create_task(self._settle_forever()),
+        await self._lookout.check_network()
+        tasks = [
+            asyncio.create_task(self._live(), name="ares-session"),
+            asyncio.create_task(self._forever(self._tell, STATUS_EVERY_S), name="ares-announce"),
+            asyncio.create_task(
+                self._forever(self._credit.settle, SETTLEMENT_EVERY_S), name="ares-settle"
+            ),
         ]
         try:
-            while not self._finishing.is_set():
-                if await self._step():
-                    break
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # the helpers never end by themselves: this raises
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-            await self._announce(leaving=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._announcer.leave()
             self._tell_traffic()
 
-    # --- the network ---------------------------------------------------------------------------
+    # --- helpers -------------------------------------------------------------------------------
 
-    async def _check_network(self) -> None:
-        """Wait for the descriptor and compare versions.
+    async def _forever(self, act: Callable[[], Awaitable[None]], every_s: float) -> None:
+        """Do something again and again; only the node's death ends it."""
+        while True:
+            try:
+                await act()
+            except NodeDied:
+                raise
+            except AresError as fault:
+                self._report(fault)
+            await self._links.clock.sleep(every_s)
 
-        Raises: VersionRefused.
-        """
-        self._emit(PhaseChanged(Phase.CONNECTING, "reading the network's descriptor"))
-        found = await self._unless_finishing(lambda: self._links.records.fetch(NetworkDescriptor))
-        if found is None:
-            return
-        lowest, highest = found.payload.protocol_min, found.payload.protocol_max
-        if not lowest <= PROTOCOL_VERSION <= highest:
-            raise VersionRefused(
-                f"the network speaks protocol {lowest} to {highest}, this is {PROTOCOL_VERSION}"
-            )
+    async def _tell(self) -> None:
+        await self._announcer.announce()
+        self._tell_traffic()
 
-    async def _unless_finishing(self, ask: Callable[[], Awaitable[T | None]]) -> T | None:
-        """Poll `ask` until it answers or the stop wish comes (then None)."""
-        while not self._finishing.is_set():
-            answer = await ask()
-            if answer is not None:
-                return answer
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finishing.wait(), timeout=POLL_S)
-        return None
+    def _tell_traffic(self) -> None:
+        traffic = self._links.blobs.traffic
+        self._emit(Traffic(traffic.up_bytes, traffic.down_bytes))
+
+    def _presence(self) -> Presence:
+        """Return what others may know; rounds do not wait for a peer that is about to leave."""
+        running = self._running
+        if running is None or (self._wish.is_uttered() and not self._is_in_round):
+            return Presence(held_blobs=self._shelf.states, tokens_per_s=self._tokens_per_s)
+        return Presence(
+            running.number, running.state_digest, self._shelf.states, self._tokens_per_s
+        )
+
+    def _report(self, fault: AresError) -> None:
+        """Say what went wrong, once while it goes on."""
+        if self._last_fault != (fault.code, fault.message):
+            self._last_fault = (fault.code, fault.message)
+            self._emit(ErrorRaised(fault.code, fault.message, fault.hint))
+
+    async def _pause(self, seconds: float, why: str) -> None:
+        self._emit(PhaseChanged(Phase.WAITING, why))
+        with contextlib.suppress(Leaving):
+            await self._wish.or_leave(self._links.clock.sleep(seconds))
 
     # --- one step of life ----------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        while not self._wish.is_uttered():
+            if await self._step():
+                return
 
     async def _step(self) -> bool:
         """Do the next thing; True when the session is over."""
         try:
-            running = await self._current_cycle()
+            running = await self._wish.or_leave(self._current_cycle())
             if running is None:
                 await self._pause(POLL_S, "no cycle is running yet")
                 return False
-            plan = await self._next_plan(running)
-            if plan is None:
-                return await self._cycle_over(running)
-            await self._take_part(running, plan)
+            found = await self._lookout.next_of(running)
+            if found is None:
+                return False  # another cycle has begun, or we are to leave
+            if found.final is not None:
+                return await self._end_cycle(running, found.final)
+            if found.plan is not None:
+                await self._take_part(running, found.plan)
+            self._last_fault = None
+        except Leaving:
+            return True
         except (ConfigFault, NodeDied):
             raise
         except RoundLost as lost:
-            self._lose_round(str(lost))
+            self._emit(PhaseChanged(Phase.WAITING, str(lost)))
         except AresError as fault:
-            self._lose_round(fault.message, code=fault.code, hint=fault.hint)
+            self._report(fault)
             await self._pause(RETRY_S, fault.message)
         return False
 
-    def _lose_round(self, message: str, *, code: str = "", hint: str = "") -> None:
-        if code:
-            self._emit(ErrorRaised(code, message, hint))
-        else:
-            self._emit(PhaseChanged(Phase.WAITING, message))
-
-    async def _pause(self, seconds: float, why: str) -> None:
-        self._emit(PhaseChanged(Phase.WAITING, why))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._finishing.wait(), timeout=seconds)
-
-    async def _current_cycle(self) -> _Running | None:
+    async def _current_cycle(self) -> RunningCycle | None:
         """Return the newest cycle, prepared; None when there is none."""
-        found = await self._links.records.fetch(CycleConfig)
+        try:
+            found = await self._links.records.fetch(CycleConfig)
+        except NodeDied:
+            raise
+        except NetworkFault:
+            if self._running is None:
+                raise
+            return self._running
         if found is None:
             return self._running
         digest = found.envelope.payload_sha256
@@ -217,64 +235,70 @@ class Session:
             config,
             data_dir=self._data_dir,
             base=self._base,
-            sources=[self._links.coordinator, *await self._peers_online()],
+            sources=[self._links.coordinator, *await self._announcer.peers_online()],
             progress=lambda what, done, total: self._emit(SyncProgress(what, done, total)),
         )
+        await self._clean_up(config)
         self._emit(PhaseChanged(Phase.SYNCING, "loading the base"))
         self._running = None  # two bases need not fit in memory
         rig = await asyncio.to_thread(self._load_rig, config, materials)
-        self._running = _Running(config, digest, rig, len(materials.examples))
-        await self._announce()
+        self._running = RunningCycle(config, digest, rig, len(materials.examples))
+        await self._announcer.announce()
         return self._running
 
-    async def _next_plan(self, running: _Running) -> Verified[RoundPlan] | None:
-        """Return the next plan to work on; None when the cycle is over or we are to stop."""
-        cycle, last_round = running.config.header.cycle, running.config.rounds - 1
-        self._emit(PhaseChanged(Phase.WAITING, "for the next round"))
+    async def _clean_up(self, config: CycleConfig) -> None:
+        """Forget what earlier cycles and runs left behind."""
+        self._memory.forget_cycles_before(config.header.cycle - 1)
+        if not self._is_clean:
+            files = [*config.base.files, *(file for one in config.stack for file in one.files)]
+            await self._shelf.clean(file.blob_id for file in files)
+            self._is_clean = True
 
-        async def ask() -> Verified[RoundPlan] | bool | None:
-            newest = await self._links.records.fetch(RoundPlan, cycle=cycle)
-            if newest is not None and newest.envelope.payload_sha256 != running.handled_plan:
-                closing_ms = newest.payload.commit_deadline_ms
-                if self._links.clock.now_ms() < closing_ms:
-                    return newest
-            manifest = await self._links.records.fetch(RoundManifest, cycle=cycle, round=last_round)
-            if manifest is not None:
-                return False
-            config = await self._links.records.fetch(CycleConfig)
-            if config is not None and config.envelope.payload_sha256 != running.config_sha256:
-                return False
-            return None
-
-        found = await self._unless_finishing(ask)
-        return found if isinstance(found, Verified) else None
-
-    async def _cycle_over(self, running: _Running) -> bool:
-        """Wait for the next cycle; True when the session ends here."""
-        if self._finishing.is_set():
-            return True
-        cycle = running.config.header.cycle
-        self._emit(CycleDone(cycle, running.state_digest.hex()))
-        if self._exit_after_cycle:
-            await self._unless_finishing(self._all_settled)
-            return True
-
-        async def ask() -> bool | None:
-            config = await self._links.records.fetch(CycleConfig)
-            changed = config is not None and config.envelope.payload_sha256 != running.config_sha256
-            return True if changed else None
-
-        self._emit(PhaseChanged(Phase.WAITING, f"cycle {cycle} is done, the next is to come"))
-        await self._unless_finishing(ask)
-        return self._finishing.is_set()
+    async def _end_cycle(self, running: RunningCycle, final: RoundManifest) -> bool:
+        """Hold the signed final state and say so; True when the session ends here."""
+        await self._wish.or_leave(
+            self._states.reach(
+                running,
+                round_number=running.config.rounds,
+                digest=final.next_state,
+                size_bytes=final.next_state_size_bytes,
+            )
+        )
+        running.is_over = True
+        self._emit(CycleDone(running.number, final.next_state.hex()))
+        if not self._exit_after_cycle:
+            text = f"cycle {running.number} is done, the next is to come"
+            self._emit(PhaseChanged(Phase.WAITING, text))
+            return False
+        left = await self._credit.wait(is_finishing=self._wish.is_uttered)
+        if left:
+            text = f"credit is still being audited, it comes without us: {rounds_text(left)}"
+            self._emit(PhaseChanged(Phase.FINISHING, text))
+        return True
 
     # --- a round -------------------------------------------------------------------------------
 
-    async def _take_part(self, running: _Running, found: Verified[RoundPlan]) -> None:
+    async def _take_part(self, running: RunningCycle, found: Verified[RoundPlan]) -> None:
         plan, plan_sha256 = found.payload, found.envelope.payload_sha256
+        try:
+            running.check_plan(plan)
+        except PeerFault:
+            running.handled_plan = plan_sha256  # it will not become better
+            raise
+        try:
+            state = await self._wish.or_leave(
+                self._states.reach(
+                    running,
+                    round_number=plan.header.round,
+                    digest=plan.state,
+                    size_bytes=plan.state_size_bytes,
+                )
+            )
+        except AresError:
+            if self._links.clock.now_ms() >= plan.commit_deadline_ms:
+                running.handled_plan = plan_sha256  # no time is left for another try
+            raise
         running.handled_plan = plan_sha256
-        check_plan(plan, config=running.config, config_sha256=running.config_sha256)
-        state = await self._state_of(running, plan)
         work = self.round_work(
             links=self._links,
             memory=self._memory,
@@ -286,136 +310,20 @@ class Session:
             examples=running.examples,
             device=self._device,
             profile=self._profile,
-            emit=self._watch(running),
+            emit=self._emit,
+            is_finishing=self._wish.is_uttered,
         )
+        self._is_in_round = True
         try:
-            following = await work.run()
+            running.hold(*await work.run())
+            await self._shelf.keep_state(running.state_digest)
         except StateMismatch:
-            running.state = None  # fetch the signed snapshot at the next plan
+            running.let_go()  # fetch the signed snapshot at the next plan
             raise
-        self._tokens_per_s = work.tokens_per_s
-        self._hold(running, following)
-        self._tell_traffic()
-
-    def _watch(self, running: _Running) -> Callable[[Event], None]:
-        """Return an emitter that also notes which rounds have credit to come."""
-
-        def emit(event: Event) -> None:
-            if isinstance(event, RoundDone) and event.status in ("accepted", "clipped"):
-                running.unsettled.add(event.round)
-            self._emit(event)
-
-        return emit
-
-    async def _state_of(self, running: _Running, plan: RoundPlan) -> TrainingState:
-        """Return S_r: our own, the cycle's first one, or the snapshot from whoever has it."""
-        if running.state is not None and running.state_digest == plan.state:
-            return running.state
-        config, layout = running.config, running.rig.layout
-        if plan.state == config.initial_state:
-            state = await asyncio.to_thread(
-                initial_state, layout, cycle=config.header.cycle, seed=config.init_seed
-            )
-        else:
-            self._emit(PhaseChanged(Phase.SYNCING, f"state of round {plan.header.round}"))
-            sources = [*await self._peers_online(), self._links.coordinator]
-            path = await self._links.blobs.fetch(
-                plan.state,
-                sources=sources,
-                max_bytes=plan.state_size_bytes,
-                timeout_s=SNAPSHOT_TIMEOUT_S,
-                progress=lambda done, total: self._emit(SyncProgress("snapshot", done, total)),
-            )
-            data = await asyncio.to_thread(path.read_bytes)
-            state = await asyncio.to_thread(decode_snapshot, data, layout=layout)
-        if (state.cycle, state.round) != (config.header.cycle, plan.header.round):
-            raise WrongState(f"the snapshot is of cycle {state.cycle} round {state.round}")
-        if self._hold(running, state) != plan.state:
-            raise WrongState("the cycle's first state is not the one the plan starts from")
-        return state
-
-    def _hold(self, running: _Running, state: TrainingState) -> Digest:
-        """Keep and serve a state, and let go of the oldest."""
-        running.state = state
-        running.state_digest = self._links.blobs.store.put(encode_snapshot(state))
-        if running.state_digest not in self._kept:
-            self._kept.append(running.state_digest)
-        for digest in self._kept[:-KEPT_STATES]:
-            self._links.blobs.store.delete(digest)
-        del self._kept[:-KEPT_STATES]
-        return running.state_digest
-
-    # --- announcements and credit --------------------------------------------------------------
-
-    async def _peers_online(self) -> list[PeerId]:
-        found = await self._links.records.fetch_peers(PeerStatus)
-        return [item.envelope.signer for item in found if item.envelope.signer != self._me]
-
-    @property
-    def _me(self) -> PeerId:
-        return self._links.identity.peer_id
-
-    async def _announce(self, *, leaving: bool = False) -> None:
-        """Say that we are here and, once prepared for a cycle, that its rounds may wait for us."""
-        running = None if leaving or self._finishing.is_set() else self._running
-        status = PeerStatus(
-            header=self._memory.header(cycle=running.config.header.cycle if running else 0),
-            software=__version__,
-            protocol=PROTOCOL_VERSION,
-            device=self._device,
-            profile=self._profile,
-            tokens_per_s=self._tokens_per_s,
-            state=running.state_digest if running else NO_DIGEST,
-            held_blobs=tuple(self._kept),
-        )
-        envelope = seal(self._links.identity, status)
-        with contextlib.suppress(NetworkFault, PeerFault):
-            await self._links.control.submit(envelope, to=self._links.coordinator, timeout_s=5.0)
-        if not leaving:
-            with contextlib.suppress(NetworkFault, PeerFault):
-                await self._links.records.publish(envelope, keep=False)
-
-    async def _announce_forever(self) -> None:
-        while True:
-            await self._announce()
+        finally:
+            self._is_in_round = False
+            self._tokens_per_s = work.tokens_per_s
+            if work.manifest_sha256 is not None:
+                running.last_manifest = (plan.header.round, work.manifest_sha256)
+            await self._shelf.keep_round(work.contributions)
             self._tell_traffic()
-            await asyncio.sleep(STATUS_EVERY_S)
-
-    async def _settle_forever(self) -> None:
-        """Report the credit of our rounds as the coordinator publishes it."""
-        while True:
-            await asyncio.sleep(SETTLEMENT_EVERY_S)
-            running = self._running
-            if running is not None:
-                with contextlib.suppress(NetworkFault, PeerFault):
-                    await self._settle(running)
-
-    async def _settle(self, running: _Running) -> None:
-        cycle = running.config.header.cycle
-        for round_number in sorted(running.unsettled):
-            found = await self._links.records.fetch(
-                RoundSettlement, cycle=cycle, round=round_number
-            )
-            if found is None:
-                continue
-            running.unsettled.discard(round_number)
-            for entry in found.payload.entries:
-                if entry.peer == self._me:
-                    self._emit(
-                        CreditSettled(
-                            cycle,
-                            round_number,
-                            entry.outcome.value,
-                            entry.reward_ucredits,
-                            entry.balance_ucredits,
-                            entry.code,
-                            entry.message,
-                        )
-                    )
-
-    async def _all_settled(self) -> bool | None:
-        return True if self._running is None or not self._running.unsettled else None
-
-    def _tell_traffic(self) -> None:
-        traffic = self._links.blobs.traffic
-        self._emit(Traffic(traffic.up_bytes, traffic.down_bytes))

@@ -1,19 +1,22 @@
 """The process that trains: it owns the DHT node, the device and the training loop.
 
 The supervisor starts it as `python -m ares_peer.trainer`, writes the settings to its stdin and
-reads events from its stdout. SIGINT or SIGTERM finish the running round. The order of the start
-matters: tie our life to the supervisor's, start the node (it forks) before torch makes threads,
-and only then load the model.
+reads events from its stdout. SIGINT or SIGTERM finish the running round; before there is a
+session they end the start, with exit code 0. The order of the start matters: tie our life to the
+supervisor's, start the node (it forks) before torch makes threads, and only then load the model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from ares_p2p.clock import SystemClock
 from ares_p2p.domain import CycleConfig
@@ -33,16 +36,32 @@ from ares_peer.events import (
 )
 from ares_peer.settings import IDENTITY_FILE, TrainerSettings, claim_network
 
+if TYPE_CHECKING:
+    from ares_p2p.crypto.keys import Identity
+    from ares_p2p.network.invite import Invite
+    from ares_p2p.network.node import Node
+    from ares_peer.materials import Materials
+    from ares_peer.roundwork import Rig
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopAsked(SystemExit):
+    """SIGINT or SIGTERM came before there was a session to finish."""
+
 
 def main() -> int:
     """Run one trainer; return its exit code."""
     die_with_parent()
+    end_on_signals()
     started_s = time.monotonic()
     writer = EventWriter(claim_stdout())
     configure_logging()
     try:
         settings = TrainerSettings.from_json_line(sys.stdin.readline())
         return _run(settings, emit=_noting_first(writer.emit, started_s=started_s))
+    except StopAsked:
+        return 0
     except AresError as fault:
         writer.emit(ErrorRaised(fault.code, fault.message, fault.hint, fatal=True))
         return fault.exit_code
@@ -59,6 +78,22 @@ def main() -> int:
             )
         )
         return InternalFault.exit_code
+
+
+def end_on_signals() -> None:
+    """Make SIGINT and SIGTERM raise `StopAsked` here; once, so that nothing disturbs the end."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        _ignore_signals()
+        raise StopAsked(0)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+
+
+def _ignore_signals() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _noting_first(emit: Callable[[Event], None], *, started_s: float) -> Callable[[Event], None]:
@@ -79,7 +114,7 @@ def _noting_first(emit: Callable[[Event], None], *, started_s: float) -> Callabl
 def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     emit(PhaseChanged(Phase.STARTING))
     from ares_p2p.crypto.keys import load_or_create_identity
-    from ares_p2p.network.invite import Invite, resolve_invite
+    from ares_p2p.network.invite import resolve_invite
     from ares_p2p.network.node import Node
 
     key_file = settings.data_dir / IDENTITY_FILE
@@ -105,9 +140,14 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
         node.shutdown()
 
 
-async def _live(settings, node, identity, invite, emit) -> int:  # type: ignore[no-untyped-def]
+async def _live(
+    settings: TrainerSettings,
+    node: Node,
+    identity: Identity,
+    invite: Invite,
+    emit: Callable[[Event], None],
+) -> int:
     from ares_peer.links import Links
-    from ares_peer.materials import Materials
     from ares_peer.session import Session
 
     await node.open(settings.data_dir / "blobs")
@@ -122,7 +162,7 @@ async def _live(settings, node, identity, invite, emit) -> int:  # type: ignore[
         clock=SystemClock(),
     )
 
-    def load_rig(config: CycleConfig, materials: Materials):  # type: ignore[no-untyped-def]
+    def load_rig(config: CycleConfig, materials: Materials) -> Rig:
         from ares_p2p.training.rig import TrainingRig
 
         return TrainingRig.load(
@@ -144,12 +184,16 @@ async def _live(settings, node, identity, invite, emit) -> int:  # type: ignore[
         exit_after_cycle=settings.exit_after_cycle,
     )
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, session.finish)
     try:
         await session.run()
     finally:
-        await node.close()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+        _ignore_signals()  # it ends already; the node must leave no process behind
+        with contextlib.suppress(AresError, OSError):  # of a node that died: the cause counts
+            await node.close()
     return 0
 
 

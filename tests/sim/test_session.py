@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from pathlib import Path
 
@@ -695,8 +694,7 @@ async def test_finish_breaks_a_download_off(tmp_path: Path) -> None:
     async with World(tmp_path) as world:
         world.blobs.misbehaviour[COORDINATOR.peer_id] = Misbehaviour.SILENT
         peer = world.peer().start()
-        await asyncio.sleep(0.01)
-        assert peer.said("cycle 3")
+        await world.until(lambda: peer.said("cycle 3"))
         assert peer.session is not None
         assert peer.task is not None
         peer.session.finish()

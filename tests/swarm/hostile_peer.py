@@ -1,6 +1,6 @@
-"""A peer that cheats: the real session with one lie, run as a process of its own.
+"""A peer that cheats: the real session with one lie a round, run as a process of its own.
 
-    python hostile_peer.py ATTACK join INVITE --data-dir D ...   (options as of ares-peer)
+    python hostile_peer.py ATTACK,ATTACK join INVITE --data-dir D ...   (options as of ares-peer)
 
 Everything but the lie is the real code, so the attack arrives the way a real one would.
 """
@@ -15,11 +15,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
-from ares_p2p.averaging.codec import encode
+from ares_p2p.averaging.codec import _HEADER, encode
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitSet, CycleConfig
 from ares_p2p.errors import AresError
@@ -39,7 +39,8 @@ class NanWork(RoundWork):
 
     def make_contribution(self, result: LocalResult) -> bytes:
         data = bytearray(RoundWork.make_contribution(self, result))
-        data[-64:] = np.full(32, np.nan, dtype="<f2").tobytes()
+        steps = slice(_HEADER.size, _HEADER.size + 8)  # a frame begins with its block steps
+        data[steps] = np.full(4, np.nan, dtype="<f2").tobytes()
         return bytes(data)
 
 
@@ -59,26 +60,19 @@ class FlipWork(RoundWork):
 class ReplayWork(RoundWork):
     """Hands in its commit of the round before, again."""
 
-    old: ClassVar[list[Envelope]] = []
-
     async def _submit(self, commit: Commit) -> Commit | None:
-        envelope = self.old[0] if self.old else seal(self.links.identity, commit)
-        self.old[:] = [envelope]
-        return await _hand_in(self, commit, envelope)
+        for envelope in await _commits_before(self):
+            if envelope.signer == self.peer:
+                return await _hand_in(self, commit, envelope)
+        raise AssertionError("no commit of an earlier round to replay")
 
 
 class ForgeWork(RoundWork):
     """Speaks for another peer: the victim's key, its own signature."""
 
     async def _submit(self, commit: Commit) -> Commit | None:
-        round_number = self.plan.header.round
-        victim = self.links.identity.public_key
-        if round_number:
-            closed = await self.links.records.fetch(
-                CommitSet, cycle=self.config.header.cycle, round=round_number - 1
-            )
-            if closed is not None:
-                victim = decode_envelope(closed.payload.commits[0]).public_key
+        others = [e.public_key for e in await _commits_before(self) if e.signer != self.peer]
+        victim = others[0] if others else self.links.identity.public_key
         own = seal(self.links.identity, commit)
         forged = Envelope(own.payload_type, own.payload, victim, own.signature[:-1] + b"\0")
         return await _hand_in(self, commit, forged)
@@ -112,6 +106,15 @@ class OverwriteWork(RoundWork):
         return await RoundWork._submit(self, commit)
 
 
+async def _commits_before(work: RoundWork) -> list[Envelope]:
+    """Return the commits of the round before this one."""
+    cycle, number = work.config.header.cycle, work.plan.header.round - 1
+    closed = await work.links.records.fetch(CommitSet, cycle=cycle, round=max(0, number))
+    if number < 0 or closed is None:
+        return []
+    return [decode_envelope(data) for data in closed.payload.commits]
+
+
 async def _hand_in(work: RoundWork, commit: Commit, envelope: Envelope) -> Commit | None:
     """Submit an envelope as it is and report the answer."""
     place = (commit.header.cycle, commit.header.round, commit.steps, commit.tokens)
@@ -138,7 +141,7 @@ ATTACKS: dict[str, type[RoundWork]] = {
 def main() -> None:
     """Be the trainer process of a cheating peer; there is no supervisor above it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("attack", choices=ATTACKS)
+    parser.add_argument("attacks", help="one for each round, with commas between")
     parser.add_argument("join")
     parser.add_argument("invite")
     parser.add_argument("--data-dir", type=Path)
@@ -158,7 +161,12 @@ def main() -> None:
         exit_after_cycle=options.exit_after_cycle,
     )
     sys.stdin = io.StringIO(settings.to_json_line().decode())
-    Session.round_work = ATTACKS[options.attack]
+    attacks = options.attacks.split(",")
+
+    def work_of_round(**fields: Any) -> RoundWork:
+        return ATTACKS[attacks[fields["plan"].header.round % len(attacks)]](**fields)
+
+    Session.round_work = staticmethod(work_of_round)
     code = trainer.main()
     sys.stdout.flush()
     os._exit(code)

@@ -29,11 +29,13 @@ from swarm_settings import QUICK
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420)]
 
 HOSTILE = Path(__file__).with_name("hostile_peer.py")
-ROUNDS = 5
+ATTACKS = ("nan", "flip", "replay", "forge", "no-blob", "overwrite")
+# two cheats, three rounds apart in the list: in every round one of them plays each half of it
+HOSTILE_PEERS = {"mallory": ATTACKS, "trudy": ATTACKS[3:] + ATTACKS[:3]}
+ROUNDS = len(ATTACKS)
 SETTINGS = {
     **QUICK,
     "rounds.rounds": ROUNDS,
-    "rounds.min_peers": 3,
     "rounds.serve_s": 5,
     "training.min_steps": 10,
     "training.max_steps": 10,
@@ -46,6 +48,7 @@ EXPECTED = {
     "no-blob": CommitWithoutBlob.code,
 }
 HONEST = ("peer-1", "peer-2", "peer-3")
+Codes = dict[tuple[str, int], set[str]]  # (peer, round) -> codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +56,24 @@ class Run:
     """One finished swarm."""
 
     cycle: CycleRow
-    reasons: dict[str, set[str]]  # peer's name -> codes it was told
-    published: dict[str, set[str]]  # peer id -> codes that the coordinator recorded
+    told: Codes  # by peer's name: what the peer itself could read
+    published: Codes  # by peer id: what the coordinator recorded
     ids: dict[str, str]
     final_states: set[str]
     dht_refusals: dict[str, int]
 
 
-async def _run(root: Path, base: Path, attacks: tuple[str, ...]) -> Run:
+async def _run(root: Path, base: Path, cheats: dict[str, tuple[str, ...]]) -> Run:
     async with LocalNetwork(root) as net:
-        await net.init(base=base, settings={**SETTINGS, "rounds.min_peers": 3 + len(attacks)})
+        peers = len(HONEST) + len(cheats)
+        await net.init(base=base, settings={**SETTINGS, "rounds.min_peers": peers})
         await net.start_bootstrap()
         coordinator = await net.start_coordinator()
         ending = ("--exit-after-cycle",)
         honest = [await net.start_peer(name, arguments=ending) for name in HONEST]
         hostile = [
-            await net.start_peer(attack, arguments=ending, program=(str(HOSTILE), attack))
-            for attack in attacks
+            await net.start_peer(name, arguments=ending, program=(str(HOSTILE), ",".join(attacks)))
+            for name, attacks in cheats.items()
         ]
         for child in (*honest, *hostile):
             await child.process.wait()
@@ -77,7 +81,7 @@ async def _run(root: Path, base: Path, attacks: tuple[str, ...]) -> Run:
         await coordinator.stop()
         run = Run(
             cycle=_cycle(net),
-            reasons={child.name: _told(child) for child in hostile},
+            told=_told(hostile),
             published=_published(net),
             ids={child.name: _peer_id(child) for child in (*honest, *hostile)},
             final_states={_final_state(child) for child in honest},
@@ -97,25 +101,26 @@ def _cycle(net: LocalNetwork) -> CycleRow:
         store.close()
 
 
-def _published(net: LocalNetwork) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
+def _published(net: LocalNetwork) -> Codes:
+    found: Codes = defaultdict(set)
     store = open_store(net.coordinator_dir / "ares.db")
     for number in range(ROUNDS):
         for refusal in store.refusals(1, number):
-            found[refusal.peer].add(refusal.code)
+            found[refusal.peer, number].add(refusal.code)
         for row in store.contributions(1, number):
             if row.code:
-                found[row.peer].add(row.code)
+                found[row.peer, number].add(row.code)
     store.close()
     return found
 
 
-def _told(child: Child) -> set[str]:
-    return {
-        record["code"]
-        for record in child.said
-        if record.get("event") in ("commit", "round_done") and record["code"]
-    }
+def _told(children: list[Child]) -> Codes:
+    found: Codes = defaultdict(set)
+    for child in children:
+        for record in child.said:
+            if record.get("event") in ("commit", "round_done") and record["code"]:
+                found[child.name, record["round"]].add(record["code"])
+    return found
 
 
 def _peer_id(child: Child) -> str:
@@ -129,14 +134,14 @@ def _final_state(child: Child) -> str:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
     """A swarm without cheats."""
-    return asyncio.run(_run(tmp_path_factory.mktemp("clean"), tiny_base, ()))
+    return asyncio.run(_run(tmp_path_factory.mktemp("clean"), tiny_base, {}))
 
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
-    """The same swarm with one cheat of each kind beside the honest peers."""
-    attacks = (*EXPECTED, "overwrite")
-    return asyncio.run(_run(tmp_path_factory.mktemp("attacked"), tiny_base, attacks))
+    """The same swarm with two cheats beside the honest peers, another attack in every round."""
+    folder = tmp_path_factory.mktemp("attacked")
+    return asyncio.run(_run(folder, tiny_base, HOSTILE_PEERS))
 
 
 def test_attacked_swarm_learns_as_much_as_a_clean_one(clean: Run, attacked: Run) -> None:
@@ -149,10 +154,12 @@ def test_honest_peers_of_an_attacked_swarm_end_with_one_state(attacked: Run) -> 
     assert len(attacked.final_states) == 1
 
 
+@pytest.mark.parametrize("name", HOSTILE_PEERS)
 @pytest.mark.parametrize("attack", EXPECTED)
-def test_attack_is_refused_with_its_reason(attack: str, attacked: Run) -> None:
-    assert EXPECTED[attack] in attacked.reasons[attack]  # its sender can read it
-    assert EXPECTED[attack] in attacked.published[attacked.ids[attack]]  # and so can everybody
+def test_attack_is_refused_with_its_reason(attack: str, name: str, attacked: Run) -> None:
+    number = HOSTILE_PEERS[name].index(attack)
+    assert EXPECTED[attack] in attacked.told[name, number]  # its sender can read it
+    assert EXPECTED[attack] in attacked.published[attacked.ids[name], number]  # and everybody
 
 
 def test_forged_cycle_record_is_refused_and_counted(attacked: Run) -> None:
@@ -161,5 +168,5 @@ def test_forged_cycle_record_is_refused_and_counted(attacked: Run) -> None:
 
 
 def test_honest_peers_are_never_refused(attacked: Run) -> None:
-    for name in HONEST:
-        assert not attacked.published.get(attacked.ids[name]), name
+    honest = {attacked.ids[name] for name in HONEST}
+    assert not [place for place in attacked.published if place[0] in honest]

@@ -1,0 +1,91 @@
+"""Tells the others that this peer is there, what it can serve, and which cycle it works on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ares_p2p import PROTOCOL_VERSION, __version__
+from ares_p2p.domain import PeerStatus
+from ares_p2p.errors import NetworkFault, NodeDied, PeerFault
+from ares_p2p.ids import Digest, PeerId
+from ares_p2p.rounds.plan import NO_DIGEST
+from ares_p2p.wire.codec import seal
+from ares_peer.links import Links
+from ares_peer.memory import SessionMemory
+
+SUBMIT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What changes from one announcement to the next.
+
+    Args:
+        cycle: prepared for it, its rounds may wait for us; 0: they may not.
+        state: the newest state that is held.
+    """
+
+    cycle: int = 0
+    state: Digest = NO_DIGEST
+    held_blobs: tuple[Digest, ...] = ()
+    tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """One per session; `presence` returns the facts of now."""
+
+    links: Links
+    memory: SessionMemory
+    device: str
+    profile: str
+    presence: Callable[[], Presence]
+
+    async def announce(self) -> None:
+        """Announce once; who is away will hear the next one.
+
+        Raises: NodeDied. DiskFull: the sequence number cannot be remembered.
+        """
+        await self._send(self.presence(), to_dht=True)
+
+    async def leave(self) -> None:
+        """Tell the coordinator that no round needs to wait for us; nothing may go wrong."""
+        with contextlib.suppress(NodeDied, OSError):
+            await self._send(Presence(), to_dht=False)
+
+    async def peers_online(self) -> list[PeerId]:
+        """Return the other peers that announced themselves lately."""
+        found = await self.links.records.fetch_peers(PeerStatus)
+        me = self.links.identity.peer_id
+        return [item.envelope.signer for item in found if item.envelope.signer != me]
+
+    async def _send(self, now: Presence, *, to_dht: bool) -> None:
+        status = PeerStatus(
+            header=self.memory.header(cycle=now.cycle),
+            software=__version__,
+            protocol=PROTOCOL_VERSION,
+            device=self.device,
+            profile=self.profile,
+            tokens_per_s=now.tokens_per_s,
+            state=now.state,
+            held_blobs=now.held_blobs,
+        )
+        envelope = seal(self.links.identity, status)
+        try:
+            await self.links.control.submit(
+                envelope, to=self.links.coordinator, timeout_s=SUBMIT_TIMEOUT_S
+            )
+        except NodeDied:
+            raise
+        except (NetworkFault, PeerFault):
+            pass
+        if not to_dht:
+            return
+        try:
+            await self.links.records.publish(envelope, keep=False)
+        except NodeDied:
+            raise
+        except (NetworkFault, PeerFault):
+            pass
