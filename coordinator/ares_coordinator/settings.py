@@ -67,6 +67,7 @@ class DataSection(_Section):
     teacher: Literal["procedural"] = "procedural"
     examples_per_category: Positive = 250
     categories: tuple[str, ...] = CATEGORIES
+    seed: int = Field(default=-1, ge=-1)  # of every cycle's rows, to compare runs; -1: a fresh one
 
     @model_validator(mode="after")
     def _known(self) -> DataSection:

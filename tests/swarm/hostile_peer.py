@@ -24,9 +24,10 @@ from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitSet, CycleConfig
 from ares_p2p.errors import AresError
 from ares_p2p.network import dht_process
-from ares_p2p.network.record_keys import key_of_kind
+from ares_p2p.network.record_keys import RecordKey, key_of_kind
+from ares_p2p.network.record_rules import encode_stored_envelope
 from ares_p2p.training.inner import LocalResult
-from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
+from ares_p2p.wire.codec import decode_envelope, seal
 from ares_peer import trainer
 from ares_peer.events import CommitSent, ErrorRaised
 from ares_peer.roundwork import RoundWork
@@ -93,12 +94,16 @@ class OverwriteWork(RoundWork):
     async def _submit(self, commit: Commit) -> Commit | None:
         header = replace(self.config.header, seq=self.config.header.seq + 1_000_000)
         forged = seal(self.links.identity, replace(self.config, header=header, rounds=1))
+        key = key_of_kind(CycleConfig, network_id=self.links.network_id)
+        expiration_s = time.time() + 3500.0
+        value = encode_stored_envelope(
+            forged,
+            RecordKey(key),
+            publisher=self.links.identity,
+            expiration_s=expiration_s,
+        )
         store = functools.partial(
-            dht_process.store,
-            key=key_of_kind(CycleConfig, network_id=self.links.network_id),
-            subkey=None,
-            value=encode_envelope(forged),
-            expiration_s=time.time() + 3500.0,
+            dht_process.store, key=key, subkey=None, value=value, expiration_s=expiration_s
         )
         node = self.links.records._transport._node  # past everything that would refuse it here
         stored = await node.run_in_dht(store, timeout_s=10.0)

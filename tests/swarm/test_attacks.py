@@ -29,6 +29,7 @@ from swarm_settings import QUICK
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420)]
 
 HOSTILE = Path(__file__).with_name("hostile_peer.py")
+BASE = Path(__file__).parents[2] / "data" / "base"
 ATTACKS = ("nan", "flip", "replay", "forge", "no-blob", "overwrite")
 # two cheats, three rounds apart in the list: in every round one of them plays each half of it
 HOSTILE_PEERS = {"mallory": ATTACKS, "trudy": ATTACKS[3:] + ATTACKS[:3]}
@@ -37,6 +38,10 @@ SETTINGS = {
     **QUICK,
     "rounds.rounds": ROUNDS,
     "rounds.serve_s": 5,
+    "data.seed": 7,  # both runs learn from, and are asked about, the same examples
+    "data.examples_per_category": 120,
+    "training.sequence_length": 128,
+    "training.inner_lr": 0.001,  # small steps: two clean runs differ by little
     "training.min_steps": 10,
     "training.max_steps": 10,
 }
@@ -63,10 +68,10 @@ class Run:
     dht_refusals: dict[str, int]
 
 
-async def _run(root: Path, base: Path, cheats: dict[str, tuple[str, ...]]) -> Run:
+async def _run(root: Path, cheats: dict[str, tuple[str, ...]]) -> Run:
     async with LocalNetwork(root) as net:
         peers = len(HONEST) + len(cheats)
-        await net.init(base=base, settings={**SETTINGS, "rounds.min_peers": peers})
+        await net.init(base=BASE, settings={**SETTINGS, "rounds.min_peers": peers})
         await net.start_bootstrap()
         coordinator = await net.start_coordinator()
         ending = ("--exit-after-cycle",)
@@ -132,16 +137,16 @@ def _final_state(child: Child) -> str:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A swarm without cheats."""
-    return asyncio.run(_run(tmp_path_factory.mktemp("clean"), tiny_base, {}))
+    return asyncio.run(_run(tmp_path_factory.mktemp("clean"), {}))
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same swarm with two cheats beside the honest peers, another attack in every round."""
     folder = tmp_path_factory.mktemp("attacked")
-    return asyncio.run(_run(folder, tiny_base, HOSTILE_PEERS))
+    return asyncio.run(_run(folder, HOSTILE_PEERS))
 
 
 def test_attacked_swarm_learns_as_much_as_a_clean_one(clean: Run, attacked: Run) -> None:

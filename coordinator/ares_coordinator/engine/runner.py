@@ -240,7 +240,7 @@ class Engine:
             build_dataset,
             teacher,
             counts=dict.fromkeys(data.categories, data.examples_per_category),
-            seed=int.from_bytes(row.secret_seed[:6], "big"),
+            seed=data.seed if data.seed >= 0 else int.from_bytes(row.secret_seed[:6], "big"),
             on_progress=progress,
         )
         folder = self.files.dataset(row.cycle)
