@@ -26,7 +26,7 @@ cancel: a lost round, and audits find the liar.
 Limits, measured: where gradients are so noisy that honest cosines are near 0.05, a flip is
 caught two times of three, and one honest contribution of a hundred is refused.
 
-Source: centred clipping, Karimireddy et al., arXiv:2012.10333; the rest is PROTOCOL step 7.
+Source: centred clipping, Karimireddy et al., arXiv:2012.10333; the rest is docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def combine(
 ) -> Vector:
     """Return `u`, the sum of coefficient times vector: the same bits on every machine.
 
-    Per element, from zero, in the given order (PROTOCOL: by commit hash), with every operation
+    Per element, from zero, in the given order (by commit digest), with every operation
     rounded to float32 on its own: u = fl(u + fl(coefficient * vector)). A vector whose coefficient
     is zero is not read, so it may hold anything.
 

@@ -63,8 +63,7 @@ class AuditThresholds:
         another's examples            1.15  - 1.17     0.67   - 0.72    0.92
 
     With 20 steps: bfloat16 against float32 0.0023 - 0.0043, one step skipped 0.015, two 0.034 -
-    0.036, five 0.09 - 0.10. One base, one state, few pairs: measure again for a real network. (An
-    AdamW of 20 steps, where one skipped step is lost in honest rounding, is in PROTOCOL's table.)
+    0.036, five 0.09 - 0.10. One base, one state, few pairs: measure again for a real network.
 
     Args:
         pass_cosine_drop: at most this much passes.

@@ -9,7 +9,7 @@ What it refuses: more bytes than the caller allows (checked while decompressing,
 costs nothing), unknown fields, unknown categories and roles, conversations that do not end with
 the assistant. It does not judge answers; that is the verifier's work.
 
-Source: RFC 8878 (zstandard), RFC 8259 (JSON); docs/data.md.
+Source: RFC 8878 (zstandard), RFC 8259 (JSON); data/README.md.
 """
 
 from __future__ import annotations

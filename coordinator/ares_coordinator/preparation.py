@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.herald import Herald, payload_of
-from ares_coordinator.layout import DataLayout, write_atomically
+from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import CycleRow, RecordRow
 from ares_p2p.averaging.codec import encoded_size_bytes
 from ares_p2p.domain import AdapterRef, BaseFile, BaseRef, CycleConfig, DatasetManifest
 from ares_p2p.errors import BaseUnsupported
+from ares_p2p.files import write_atomically
 from ares_p2p.ids import sha256
 from ares_p2p.network.blobs import BlobStore
 from ares_p2p.rounds.seedchain import seed_anchor
@@ -134,7 +135,9 @@ async def prepare_cycle(
         reference_tokens_per_hour=settings.credit.reference_tokens_per_hour,
     )
     record = herald.signed(config)
-    write_atomically(files.config_file(row.cycle), record.envelope)
+    config_file = files.config_file(row.cycle)
+    config_file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(config_file, record.envelope, durable=True)
     return Prepared(dataset, record, shards, layout.size)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ import structlog
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.audit.queue import AuditQueue
 from ares_coordinator.context import RunningCycle
+from ares_coordinator.datasets import make_dataset
 from ares_coordinator.desk import CommitDesk
-from ares_coordinator.distiller.pipeline import Progress, build_dataset
-from ares_coordinator.distiller.procedural import ProceduralTeacher
+from ares_coordinator.distiller.pipeline import Progress
 from ares_coordinator.engine.states import is_over, next_phase
 from ares_coordinator.evaluation import (
     GateResult,
@@ -34,7 +33,7 @@ from ares_coordinator.evaluation import (
 )
 from ares_coordinator.failpoints import failpoint
 from ares_coordinator.herald import Herald
-from ares_coordinator.layout import DataLayout, write_atomically
+from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import (
     base_folder,
     load_rows,
@@ -45,10 +44,8 @@ from ares_coordinator.presence import Presence
 from ares_coordinator.rounds import RoundKeeper
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import (
-    CategoryCount,
     CyclePhase,
     CycleRow,
-    DatasetRow,
     EvaluationRow,
     RoundRow,
     Stage,
@@ -56,7 +53,7 @@ from ares_coordinator.store.rows import (
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
-from ares_p2p.domain import CATEGORIES, PeerStatus
+from ares_p2p.domain import PeerStatus
 from ares_p2p.errors import (
     AresError,
     ConfigFault,
@@ -68,7 +65,6 @@ from ares_p2p.errors import (
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.records import Records
-from ares_p2p.shards.format import encode_jsonl
 from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
 from ares_p2p.training.lora_spec import LoraSpec, save_adapter
 from ares_p2p.training.state import decode_snapshot
@@ -230,48 +226,18 @@ class Engine:
     # --- data ----------------------------------------------------------------------------------
 
     async def _generate(self, row: CycleRow) -> None:
-        data = self.settings.data
-        teacher = ProceduralTeacher()
-
         def progress(now: Progress) -> None:
             self.activity = f"generate {now.category}: {now.accepted} of {now.wanted}"
 
         dataset = await asyncio.to_thread(
-            build_dataset,
-            teacher,
-            counts=dict.fromkeys(data.categories, data.examples_per_category),
-            seed=data.seed if data.seed >= 0 else int.from_bytes(row.secret_seed[:6], "big"),
+            make_dataset,
+            row,
+            self.settings.data,
+            self.files,
+            now_ms=self.clock.now_ms(),
             on_progress=progress,
         )
-        folder = self.files.dataset(row.cycle)
-        sides = {"train": dataset.train, "eval": dataset.eval}
-        sizes = {}
-        for side, rows in sides.items():
-            content = encode_jsonl(rows)
-            sizes[side] = len(content)
-            await asyncio.to_thread(write_atomically, folder / f"{side}.jsonl", content)
-        train = Counter(example.category for example in dataset.train)
-        held_out = Counter(example.category for example in dataset.eval)
-        characters: Counter[str] = Counter()
-        for example in (*dataset.train, *dataset.eval):
-            characters[example.category] += sum(len(m.content) for m in example.messages)
-        await self.db.call(
-            self.db.store.save_dataset,
-            DatasetRow(
-                row.cycle,
-                f"{teacher.name} {teacher.version}",
-                tuple(
-                    CategoryCount(name, train[name], held_out[name], characters[name] // 4)
-                    for name in CATEGORIES
-                    if train[name] or held_out[name]
-                ),
-                dataset.rejected,
-                0,
-                len(sides),
-                sum(sizes.values()),
-                self.clock.now_ms(),
-            ),
-        )
+        await self.db.call(self.db.store.save_dataset, dataset)
         await self._advance(row, next_phase(row.phase))
 
     async def _prepare(self, row: CycleRow) -> None:
