@@ -166,14 +166,14 @@ class LocalNetwork:
         await child.process.wait()
 
     async def start_bootstrap(self) -> Child:
-        """Start the bootstrap node and wait for its address."""
+        """Start the bootstrap node and wait for its address and invite: peers may join from now on."""
         arguments = ["run", "--network", self.network, "--host", "127.0.0.1", "--json"]
         arguments += ["--data-dir", str(self.root / "bootstrap"), "--port", "0"]
         child = await self.start("bootstrap", ("-m", "ares_bootstrap.cli"), arguments)
         facts = await child.wait_for(lambda _: True, timeout_s=START_TIMEOUT_S)
         if "addresses" not in facts:
             raise ChildEnded(f"bootstrap: {facts}")
-        self.bootstrap_address = facts["addresses"][0]
+        self.bootstrap_address, self.invite = facts["addresses"][0], facts["invite"]
         return child
 
     async def start_coordinator(
@@ -194,7 +194,7 @@ class LocalNetwork:
         facts = await child.wait_for(lambda _: True, timeout_s=START_TIMEOUT_S)
         if "invite" not in facts:
             raise ChildEnded(f"coordinator: {facts}\n{child.log_tail()}")
-        self.invite, self.api_url = facts["invite"], facts["api"]
+        self.api_url = facts["api"]
         return child
 
     async def start_peer(

@@ -50,9 +50,9 @@ async def check_kill_and_resume(moment: str, root: Path, base: Path, *, peers: i
     async with LocalNetwork(root) as net:
         await net.init(base=base, settings={**QUICK, "rounds.min_peers": peers})
         await net.start_bootstrap()
-        first = await net.start_coordinator(env={"ARES_FAILPOINT": moment})
-        for number in range(peers):
+        for number in range(peers):  # they wait for the coordinator
             await net.start_peer(f"peer-{number}", arguments=("--exit-after-cycle",))
+        first = await net.start_coordinator(env={"ARES_FAILPOINT": moment})
         assert await first.process.wait() == -signal.SIGKILL, first.log_tail()
         await finish_cycle(net, await net.start_coordinator())
         assert await net.close() == []

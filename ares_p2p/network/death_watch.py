@@ -40,6 +40,11 @@ class DeathWatch:
         self._death.get_loop().remove_reader(self._sentinel)
         self._death.set_result(reason)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the node's end was seen."""
+        return self._death is not None and self._death.done()
+
     def _future(self) -> asyncio.Future[str]:
         if self._death is None:
             raise InternalFault("the node is not open")

@@ -191,7 +191,9 @@ class Node:
 
     def is_alive(self) -> bool:
         """Whether the DHT process and p2pd run."""
-        return not self._closed and self._channel.is_alive()
+        if self._closed or self._watch.is_over:
+            return False
+        return self._channel.is_alive()
 
     @property
     def records(self) -> Records:

@@ -67,7 +67,8 @@ class DataSection(_Section):
     teacher: Literal["procedural"] = "procedural"
     examples_per_category: Positive = 250
     categories: tuple[str, ...] = CATEGORIES
-    seed: int = Field(default=-1, ge=-1)  # of every cycle's rows, to compare runs; -1: a fresh one
+    # Of the rows, of who trains on what and of the adapter's start, to compare runs; -1: fresh ones.
+    seed: int = Field(default=-1, ge=-1)
 
     @model_validator(mode="after")
     def _known(self) -> DataSection:

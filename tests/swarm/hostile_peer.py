@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import PeerID
 
 from ares_p2p.averaging.codec import _HEADER, encode
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitSet, CycleConfig
 from ares_p2p.errors import AresError
-from ares_p2p.network import dht_process
 from ares_p2p.network.record_keys import RecordKey, key_of_kind
 from ares_p2p.network.record_rules import encode_stored_envelope
 from ares_p2p.training.inner import LocalResult
@@ -102,13 +103,24 @@ class OverwriteWork(RoundWork):
             publisher=self.links.identity,
             expiration_s=expiration_s,
         )
-        store = functools.partial(
-            dht_process.store, key=key, subkey=None, value=value, expiration_s=expiration_s
-        )
         node = self.links.records._transport._node  # past everything that would refuse it here
+        store = functools.partial(
+            _store_at, peer=self.links.coordinator, key=key, value=value, expiration_s=expiration_s
+        )
         stored = await node.run_in_dht(store, timeout_s=10.0)
-        self.emit(ErrorRaised("HOSTILE", f"the forged cycle record was stored: {stored}"))
+        self.emit(ErrorRaised("HOSTILE", f"the coordinator's node stored the forgery: {stored}"))
         return await RoundWork._submit(self, commit)
+
+
+async def _store_at(
+    _dht: Any, node: Any, *, peer: str, key: str, value: bytes, expiration_s: float
+) -> bool:
+    """Runs in the DHT process: ask one node, whether near the key or not, to store a value."""
+    data = node.protocol.serializer.dumps(value)
+    answer = await node.protocol.call_store(
+        PeerID.from_base58(peer), [DHTID.generate(key)], [data], expiration_s
+    )
+    return bool(answer and answer[0])
 
 
 async def _commits_before(work: RoundWork) -> list[Envelope]:

@@ -15,6 +15,7 @@ import pytest
 
 from ares_coordinator.store.rows import CycleRow
 from ares_coordinator.store.sql import open_store
+from ares_p2p.crypto.keys import Identity, save_identity
 from ares_p2p.errors import (
     BadSignature,
     CommitReplayed,
@@ -41,7 +42,6 @@ SETTINGS = {
     "data.seed": 7,  # both runs learn from, and are asked about, the same examples
     "data.examples_per_category": 120,
     "training.sequence_length": 128,
-    "training.inner_lr": 0.001,  # small steps: two clean runs differ by little
     "training.min_steps": 10,
     "training.max_steps": 10,
 }
@@ -75,6 +75,8 @@ async def _run(root: Path, cheats: dict[str, tuple[str, ...]]) -> Run:
         await net.start_bootstrap()
         coordinator = await net.start_coordinator()
         ending = ("--exit-after-cycle",)
+        for number, name in enumerate(HONEST):  # the same ids get the same examples in each run
+            save_identity(Identity.from_seed(bytes([number]) * 32), root / name / "identity.key")
         honest = [await net.start_peer(name, arguments=ending) for name in HONEST]
         hostile = [
             await net.start_peer(name, arguments=ending, program=(str(HOSTILE), ",".join(attacks)))

@@ -62,7 +62,7 @@ from ares_p2p.errors import (
     NetworkFault,
     NodeDied,
 )
-from ares_p2p.ids import Digest, PeerId
+from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.records import Records
 from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
@@ -151,14 +151,22 @@ class Engine:
             log.info("cycle_resumed", cycle=current.cycle, phase=current.phase.value)
             return current
         latest = await self.db.call(self.db.store.latest_cycle)
+        number = 1 if latest is None else latest.cycle + 1
         return await self.db.call(
             self.db.store.begin_cycle,
-            1 if latest is None else latest.cycle + 1,
+            number,
             now_ms=self.clock.now_ms(),
             secret_seed=secrets.token_bytes(32),
-            assignment_key=secrets.token_bytes(32),
+            assignment_key=self._assignment_key(number),
             params_json=self.settings.model_dump_json(exclude={"network"}),
         )
+
+    def _assignment_key(self, cycle: int) -> bytes:
+        """Return who trains on what, and the adapter's start: public, so a seed may fix it."""
+        seed = self.settings.data.seed
+        if seed < 0:
+            return secrets.token_bytes(32)
+        return sha256(b"ares/assignment-key/v1\0", b"%d/%d" % (seed, cycle))
 
     async def _phase_with_retries(self, row: CycleRow) -> None:
         phases = {
