@@ -67,7 +67,8 @@ class DataSection(_Section):
     teacher: Literal["procedural"] = "procedural"
     examples_per_category: Positive = 250
     categories: tuple[str, ...] = CATEGORIES
-    # Of the rows, of who trains on what and of the adapter's start, to compare runs; -1: fresh ones.
+    # Of who trains on what, of the adapter's start and of the rows, which are then the same in each
+    # cycle: to compare runs. -1: all of it fresh.
     seed: int = Field(default=-1, ge=-1)
 
     @model_validator(mode="after")
