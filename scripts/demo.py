@@ -160,7 +160,7 @@ async def _follow(net: LocalNetwork, coordinator: Child, watch: Watch) -> None:
     while coordinator.process.returncode is None:
         with contextlib.suppress(Exception):  # the API may be busy; the next look is soon
             status = await net.get("/api/ares/training")
-            if status["phase"] != phase:
+            if status["phase"] not in (phase, None):
                 phase = status["phase"]
                 watch.say(f"cycle phase: [bold]{phase}")
         net.note_processes()
