@@ -15,6 +15,8 @@ from enum import StrEnum
 
 from ares_p2p.ids import Digest, PeerId
 
+NO_PAGE: Digest = bytes(32)  # a settlement that seals no page of the ledger
+
 CATEGORIES = (
     "reasoning",
     "code",
@@ -250,6 +252,22 @@ class ManifestEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundCorrection:
+    """An earlier round's sum, made anew without what turned out to be poison.
+
+    The round that carries it is set aside: its contributions are paid and not used, and its next
+    state is what the corrected round should have led to.
+    """
+
+    round: int  # the corrected one, the round before
+    manifest_sha256: Digest  # what it was signed as
+    entries: tuple[ManifestEntry, ...]  # of the corrected round, in commit order
+    held_out_before: float  # mean loss in nats a token: before the corrected round,
+    held_out_bad: float  # after it as it was signed,
+    held_out_after: float  # and after it as it is now
+
+
+@dataclass(frozen=True, slots=True)
 class RoundManifest:
     """Written by the coordinator: what the round came to."""
 
@@ -260,14 +278,16 @@ class RoundManifest:
     next_state: Digest  # S_(r+1)
     next_state_size_bytes: int
     final: bool  # the cycle's last round
+    corrections: tuple[RoundCorrection, ...] = ()  # at most one
 
 
 class AuditOutcome(StrEnum):
-    """What a replay said."""
+    """What a replay said, or that the lottery asked for none."""
 
     PASS = "pass"
     VOID = "void"
     FAIL = "fail"
+    NOT_DRAWN = "not_drawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +301,125 @@ class SettlementEntry:
     message: str
     reward_ucredits: int
     balance_ucredits: int  # the worker's settled balance after this entry
+    streak: int = 0  # of its author when the commits closed; gives the rate of the lottery
+    shadow: bool = False  # the outcome is recorded and has no consequence
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPay:
+    """What an auditor earned for one replay, or why nothing."""
+
+    commit_sha256: Digest
+    auditor: PeerId
+    code: str
+    message: str
+    reward_ucredits: int
+    balance_ucredits: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSettlement:
-    """Written by the coordinator: the round's audits are closed."""
+    """Written by the coordinator: the round's audits are closed, and a ledger page is sealed."""
 
     header: Header
     manifest_sha256: Digest
     entries: tuple[SettlementEntry, ...]
+    audits: tuple[AuditPay, ...] = ()
+    page: Digest = NO_PAGE  # blob id of the ledger page with this round's postings
+    page_size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditAssignment:
+    """One commit, and the peer that the seed names to train it again."""
+
+    commit_sha256: Digest
+    auditor: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """Written by the coordinator: who audits what of a closed round."""
+
+    header: Header
+    commit_set_sha256: Digest
+    assignments: tuple[AuditAssignment, ...]
+    deadline_ms: int  # reports that come later are not paid
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """Written by an auditor: the measures of its replay. The coordinator judges them."""
+
+    header: Header
+    audit_plan_sha256: Digest
+    commit_sha256: Digest
+    tokens: int  # that the assignment holds for the committed steps
+    rho: float
+    norm_ratio: float
+    cosine_drop: float  # a negative one is reported as 0
+    replay_sha256: Digest  # of the auditor's own update, encoded like the contribution
+    profile: str
+    code: str  # "" or why nothing could be compared
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerHead:
+    """Written by the coordinator: the ledger's Merkle tree as it stands (RFC 9162)."""
+
+    header: Header  # cycle and round of the settlement that it seals
+    size: int  # postings
+    root: Digest
+
+
+class PostingKind(StrEnum):
+    """What kind of work a posting pays."""
+
+    GPU_TRAINING = "gpu_training"
+    CPU_TRAINING = "cpu_training"
+    AUDIT = "audit"
+
+
+class PostingState(StrEnum):
+    """What a posting says about one piece of work (worker, kind, commit).
+
+    The states are ordered, and the piece of work is in the highest that any of its postings
+    says: so neither the order nor the repetition of events changes a balance.
+    """
+
+    PENDING = "pending"
+    SETTLED = "settled"
+    VOID = "void"
+    CLAWBACK = "clawback"
+
+    @property
+    def rank(self) -> int:
+        """Place in the order: a higher one overrides a lower one."""
+        return _RANK[self]
+
+
+_RANK = {state: rank for rank, state in enumerate(PostingState)}
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One line of the ledger; never changed, never removed. `id` is 0 until it is stored.
+
+    Ids count from 1 without gaps: posting `id` is leaf `id - 1` of the Merkle log.
+    """
+
+    key: str  # idempotency key: the same event has the same key
+    worker: PeerId
+    kind: PostingKind
+    state: PostingState
+    amount_ucredits: int
+    cycle: int
+    round: int
+    commit_sha256: Digest
+    code: str  # reason, "" when there is nothing to explain
+    at_ms: int
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +434,7 @@ class PeerStatus:
     tokens_per_s: float
     state: Digest  # newest state it holds
     held_blobs: tuple[Digest, ...]
+    role: str = "trainer"  # or "auditor": no round waits for it
 
 
 Payload = (
@@ -317,4 +448,7 @@ Payload = (
     | RoundManifest
     | RoundSettlement
     | PeerStatus
+    | AuditPlan
+    | AuditReport
+    | LedgerHead
 )

@@ -321,6 +321,42 @@ class NormClipped(PeerFault):
     code = "ARES-E073"
 
 
+class PoisonFound(PeerFault):
+    """A contribution without which the round makes the model better; it was taken out again."""
+
+    code = "ARES-E074"
+
+
+class RoundSetAside(PeerFault):
+    """The round before was corrected: this one's work is audited and paid, but not used."""
+
+    code = "ARES-E075"
+
+
+class AuditForfeit(PeerFault):
+    """Credit that was pending, or paid on trust, and is lost because another audit failed."""
+
+    code = "ARES-E076"
+
+
+class NotAnAuditor(PeerFault):
+    """A report from a peer that was not asked, or may not audit."""
+
+    code = "ARES-E077"
+
+
+class AuditReportWrong(PeerFault):
+    """An auditor's report that does not hold: a forged contribution passed, or another replay."""
+
+    code = "ARES-E078"
+
+
+class EvidenceBroken(PeerFault):
+    """The chain from a commit to the ledger's log does not hold together."""
+
+    code = "ARES-E079"
+
+
 class RequestRefused(PeerFault):
     """A request to the API that its server's own checks refuse: too large, or not HTTP."""
 
@@ -373,6 +409,13 @@ class StoreFault(InternalFault):
     """The database cannot be read or written."""
 
     code = "ARES-E092"
+
+
+class LedgerTampered(InternalFault):
+    """A row of the ledger is not what was sealed; the message names the row."""
+
+    code = "ARES-E093"
+    default_hint = "Stop the coordinator, keep a copy of the database, restore the last backup."
 
 
 def all_errors() -> list[type[AresError]]:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ares_p2p.domain import (
+    AuditPlan,
     Commit,
     CommitSet,
     CycleConfig,
     DatasetManifest,
+    LedgerHead,
     NetworkDescriptor,
     Payload,
     PeerStatus,
@@ -81,6 +83,8 @@ RECORD_KINDS: dict[type[Payload], RecordKind] = {
     CommitSet: RecordKind(Scope.ROUND, 0, _HOUR_S),
     RoundManifest: RecordKind(Scope.ROUND, 0, _HOUR_S),
     RoundSettlement: RecordKind(Scope.ROUND, 0, _HOUR_S),
+    AuditPlan: RecordKind(Scope.ROUND, 0, _HOUR_S),
+    LedgerHead: RecordKind(Scope.NETWORK, 0, _HOUR_S),
     Commit: RecordKind(Scope.ROUND, COMMIT_BUCKETS, 0.5 * _HOUR_S, max_bytes=2048),
     PeerStatus: RecordKind(Scope.NETWORK, STATUS_BUCKETS, 180.0, max_bytes=4096),
 }

@@ -47,6 +47,9 @@ _KINDS: dict[str, type[Payload]] = {
     "manifest": domain.RoundManifest,
     "settlement": domain.RoundSettlement,
     "peer": domain.PeerStatus,
+    "audits": domain.AuditPlan,
+    "report": domain.AuditReport,
+    "log": domain.LedgerHead,
 }
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
 _MESSAGE_NAMES = {"BaseFile": "File"}  # where the wire's name differs from the domain's
@@ -77,6 +80,7 @@ class _Field:
     base: Any  # the element's type
     alias: str  # the annotation as written: Digest and bytes are one type at run time
     repeated: bool
+    default: Any  # MISSING: the first version of the message had the field already
 
 
 @cache
@@ -89,7 +93,7 @@ def _fields_of(cls: type) -> tuple[_Field, ...]:
         if repeated:
             hint = get_args(hint)[0]
             alias = alias.removeprefix("tuple[").removesuffix(", ...]")
-        found.append(_Field(field.name, hint, alias, repeated))
+        found.append(_Field(field.name, hint, alias, repeated, field.default))
     return tuple(found)
 
 
@@ -154,6 +158,8 @@ def _scalar(value: Any, field: _Field, where: str) -> Any:
         public_key_of(value)
         return PeerId(value)
     if field.alias == "Digest":
+        if not value and field.default is not dataclasses.MISSING:
+            return field.default  # written before there was such a field
         if len(value) != DIGEST_BYTES:
             raise PayloadMalformed(f"{where}: {len(value)} bytes, a digest has {DIGEST_BYTES}")
         return bytes(value)

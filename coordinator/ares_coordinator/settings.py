@@ -135,6 +135,21 @@ class RoundsSection(_Section):
         )
 
 
+class AuditSection(_Section):
+    """Who replays what."""
+
+    mode: Literal["enforce", "shadow"] = "enforce"  # shadow: verdicts without consequences
+    auditors: tuple[str, ...] = ()  # peer ids that may audit whatever their tier
+    decoy_rate: float = Field(default=0.02, ge=0, le=1)  # rounds with a forged contribution of ours
+    report_s: float = Field(default=120, gt=0)  # how long an auditor has; then we replay ourselves
+
+
+class DatabaseSection(_Section):
+    """Where the books are kept; "": ares.db in the data directory."""
+
+    url: str = ""  # postgresql://user@host/name; ARES_DATABASE_URL overrides it
+
+
 class CreditSection(_Section):
     """Prices and tiers."""
 
@@ -142,6 +157,8 @@ class CreditSection(_Section):
     contributor: Positive = 100
     trainer: Positive = 500
     core: Positive = 1000
+    hold_rounds: int = Field(default=0, ge=0)  # credit stays pending so many rounds longer
+    clawback: bool = True  # a failed audit takes back what was paid on trust since the last pass
 
 
 class CoordinatorSettings(_Section):
@@ -153,6 +170,8 @@ class CoordinatorSettings(_Section):
     training: TrainingSection = TrainingSection()
     rounds: RoundsSection = RoundsSection()
     credit: CreditSection = CreditSection()
+    audit: AuditSection = AuditSection()
+    database: DatabaseSection = DatabaseSection()
 
 
 def default_data_dir() -> Path:

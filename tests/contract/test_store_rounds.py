@@ -12,9 +12,9 @@ from ares_coordinator.ledger.balances import balance_of, verify_balances
 from ares_coordinator.ledger.postings import following_posting, forfeit_postings
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.base_work import MAX_REFUSALS_PER_PEER
-from ares_coordinator.store.credit_rows import CountsRow, PostingKind, PostingState
+from ares_coordinator.store.credit_rows import CountsRow
 from ares_coordinator.store.rows import CommitResult, RoundCounts, RoundState
-from ares_p2p.domain import AuditOutcome, EntryStatus
+from ares_p2p.domain import AuditOutcome, EntryStatus, PostingKind, PostingState
 from ares_p2p.errors import (
     AuditFailed,
     CommitLate,
@@ -204,7 +204,7 @@ def test_verdict_moves_the_credit_once(
     play_round(store, 1, 0, [work])
     assert balance_of(store.totals(peer(1))).pending_ucredits == 1_000_000
     assert judge(store, work, outcome)
-    for repeated in AuditOutcome:  # the first verdict stands
+    for repeated in REASONS:  # the first verdict stands
         assert not judge(store, work, repeated)
     balance = balance_of(store.totals(peer(1)))
     assert balance.pending_ucredits == 0

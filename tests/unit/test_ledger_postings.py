@@ -17,9 +17,9 @@ from ares_coordinator.ledger.postings import (
     verdict_posting,
 )
 from ares_coordinator.ledger.rewards import reward_ucredits
-from ares_coordinator.store.credit_rows import Posting, PostingKind, PostingState, TotalsRow
+from ares_coordinator.store.credit_rows import TotalsRow
 from ares_coordinator.store.rows import ContributionRow
-from ares_p2p.domain import AuditOutcome
+from ares_p2p.domain import AuditOutcome, Posting, PostingKind, PostingState
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import PeerId
 from store_samples import (
@@ -37,7 +37,7 @@ WORK = tuple(
     for number in range(9)
 )
 VERDICTS = st.lists(
-    st.tuples(st.sampled_from(WORK), st.sampled_from(AuditOutcome)),
+    st.tuples(st.sampled_from(WORK), st.sampled_from(tuple(REASONS))),
     unique_by=lambda pair: pair[0].commit_sha256,
 )
 

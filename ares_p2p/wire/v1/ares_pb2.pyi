@@ -20,6 +20,7 @@ class AuditOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_OUTCOME_PASS: _ClassVar[AuditOutcome]
     AUDIT_OUTCOME_VOID: _ClassVar[AuditOutcome]
     AUDIT_OUTCOME_FAIL: _ClassVar[AuditOutcome]
+    AUDIT_OUTCOME_NOT_DRAWN: _ClassVar[AuditOutcome]
 ENTRY_STATUS_UNSPECIFIED: EntryStatus
 ENTRY_STATUS_ACCEPTED: EntryStatus
 ENTRY_STATUS_CLIPPED: EntryStatus
@@ -28,6 +29,7 @@ AUDIT_OUTCOME_UNSPECIFIED: AuditOutcome
 AUDIT_OUTCOME_PASS: AuditOutcome
 AUDIT_OUTCOME_VOID: AuditOutcome
 AUDIT_OUTCOME_FAIL: AuditOutcome
+AUDIT_OUTCOME_NOT_DRAWN: AuditOutcome
 
 class Envelope(_message.Message):
     __slots__ = ("payload_type", "payload", "public_key", "signature")
@@ -341,8 +343,24 @@ class ManifestEntry(_message.Message):
     message: str
     def __init__(self, commit_sha256: _Optional[bytes] = ..., peer: _Optional[str] = ..., coefficient: _Optional[float] = ..., status: _Optional[_Union[EntryStatus, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
+class RoundCorrection(_message.Message):
+    __slots__ = ("round", "manifest_sha256", "entries", "held_out_before", "held_out_bad", "held_out_after")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_BAD_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    manifest_sha256: bytes
+    entries: _containers.RepeatedCompositeFieldContainer[ManifestEntry]
+    held_out_before: float
+    held_out_bad: float
+    held_out_after: float
+    def __init__(self, round: _Optional[int] = ..., manifest_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., held_out_before: _Optional[float] = ..., held_out_bad: _Optional[float] = ..., held_out_after: _Optional[float] = ...) -> None: ...
+
 class RoundManifest(_message.Message):
-    __slots__ = ("header", "plan_sha256", "commit_set_sha256", "entries", "next_state", "next_state_size_bytes", "final")
+    __slots__ = ("header", "plan_sha256", "commit_set_sha256", "entries", "next_state", "next_state_size_bytes", "final", "corrections")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
     COMMIT_SET_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +368,7 @@ class RoundManifest(_message.Message):
     NEXT_STATE_FIELD_NUMBER: _ClassVar[int]
     NEXT_STATE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
+    CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     plan_sha256: bytes
     commit_set_sha256: bytes
@@ -357,10 +376,11 @@ class RoundManifest(_message.Message):
     next_state: bytes
     next_state_size_bytes: int
     final: bool
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., plan_sha256: _Optional[bytes] = ..., commit_set_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., next_state: _Optional[bytes] = ..., next_state_size_bytes: _Optional[int] = ..., final: _Optional[bool] = ...) -> None: ...
+    corrections: _containers.RepeatedCompositeFieldContainer[RoundCorrection]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., plan_sha256: _Optional[bytes] = ..., commit_set_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., next_state: _Optional[bytes] = ..., next_state_size_bytes: _Optional[int] = ..., final: _Optional[bool] = ..., corrections: _Optional[_Iterable[_Union[RoundCorrection, _Mapping]]] = ...) -> None: ...
 
 class SettlementEntry(_message.Message):
-    __slots__ = ("commit_sha256", "peer", "outcome", "code", "message", "reward_ucredits", "balance_ucredits")
+    __slots__ = ("commit_sha256", "peer", "outcome", "code", "message", "reward_ucredits", "balance_ucredits", "streak", "shadow")
     COMMIT_SHA256_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +388,8 @@ class SettlementEntry(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REWARD_UCREDITS_FIELD_NUMBER: _ClassVar[int]
     BALANCE_UCREDITS_FIELD_NUMBER: _ClassVar[int]
+    STREAK_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     commit_sha256: bytes
     peer: str
     outcome: AuditOutcome
@@ -375,20 +397,100 @@ class SettlementEntry(_message.Message):
     message: str
     reward_ucredits: int
     balance_ucredits: int
-    def __init__(self, commit_sha256: _Optional[bytes] = ..., peer: _Optional[str] = ..., outcome: _Optional[_Union[AuditOutcome, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., reward_ucredits: _Optional[int] = ..., balance_ucredits: _Optional[int] = ...) -> None: ...
+    streak: int
+    shadow: bool
+    def __init__(self, commit_sha256: _Optional[bytes] = ..., peer: _Optional[str] = ..., outcome: _Optional[_Union[AuditOutcome, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., reward_ucredits: _Optional[int] = ..., balance_ucredits: _Optional[int] = ..., streak: _Optional[int] = ..., shadow: _Optional[bool] = ...) -> None: ...
+
+class AuditPay(_message.Message):
+    __slots__ = ("commit_sha256", "auditor", "code", "message", "reward_ucredits", "balance_ucredits")
+    COMMIT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    AUDITOR_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REWARD_UCREDITS_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_UCREDITS_FIELD_NUMBER: _ClassVar[int]
+    commit_sha256: bytes
+    auditor: str
+    code: str
+    message: str
+    reward_ucredits: int
+    balance_ucredits: int
+    def __init__(self, commit_sha256: _Optional[bytes] = ..., auditor: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., reward_ucredits: _Optional[int] = ..., balance_ucredits: _Optional[int] = ...) -> None: ...
 
 class RoundSettlement(_message.Message):
-    __slots__ = ("header", "manifest_sha256", "entries")
+    __slots__ = ("header", "manifest_sha256", "entries", "audits", "page", "page_size_bytes")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    AUDITS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     header: Header
     manifest_sha256: bytes
     entries: _containers.RepeatedCompositeFieldContainer[SettlementEntry]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[SettlementEntry, _Mapping]]] = ...) -> None: ...
+    audits: _containers.RepeatedCompositeFieldContainer[AuditPay]
+    page: bytes
+    page_size_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[SettlementEntry, _Mapping]]] = ..., audits: _Optional[_Iterable[_Union[AuditPay, _Mapping]]] = ..., page: _Optional[bytes] = ..., page_size_bytes: _Optional[int] = ...) -> None: ...
+
+class AuditAssignment(_message.Message):
+    __slots__ = ("commit_sha256", "auditor")
+    COMMIT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    AUDITOR_FIELD_NUMBER: _ClassVar[int]
+    commit_sha256: bytes
+    auditor: str
+    def __init__(self, commit_sha256: _Optional[bytes] = ..., auditor: _Optional[str] = ...) -> None: ...
+
+class AuditPlan(_message.Message):
+    __slots__ = ("header", "commit_set_sha256", "assignments", "deadline_ms")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_SET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    commit_set_sha256: bytes
+    assignments: _containers.RepeatedCompositeFieldContainer[AuditAssignment]
+    deadline_ms: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., commit_set_sha256: _Optional[bytes] = ..., assignments: _Optional[_Iterable[_Union[AuditAssignment, _Mapping]]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+
+class AuditReport(_message.Message):
+    __slots__ = ("header", "audit_plan_sha256", "commit_sha256", "tokens", "rho", "norm_ratio", "cosine_drop", "replay_sha256", "profile", "code", "message")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
+    COSINE_DROP_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    audit_plan_sha256: bytes
+    commit_sha256: bytes
+    tokens: int
+    rho: float
+    norm_ratio: float
+    cosine_drop: float
+    replay_sha256: bytes
+    profile: str
+    code: str
+    message: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., audit_plan_sha256: _Optional[bytes] = ..., commit_sha256: _Optional[bytes] = ..., tokens: _Optional[int] = ..., rho: _Optional[float] = ..., norm_ratio: _Optional[float] = ..., cosine_drop: _Optional[float] = ..., replay_sha256: _Optional[bytes] = ..., profile: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class LedgerHead(_message.Message):
+    __slots__ = ("header", "size", "root")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    size: int
+    root: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., size: _Optional[int] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("header", "software", "protocol", "device", "profile", "tokens_per_s", "state", "held_blobs")
+    __slots__ = ("header", "software", "protocol", "device", "profile", "tokens_per_s", "state", "held_blobs", "role")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
@@ -397,6 +499,7 @@ class PeerStatus(_message.Message):
     TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     HELD_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     software: str
     protocol: int
@@ -405,7 +508,8 @@ class PeerStatus(_message.Message):
     tokens_per_s: float
     state: bytes
     held_blobs: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., software: _Optional[str] = ..., protocol: _Optional[int] = ..., device: _Optional[str] = ..., profile: _Optional[str] = ..., tokens_per_s: _Optional[float] = ..., state: _Optional[bytes] = ..., held_blobs: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    role: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., software: _Optional[str] = ..., protocol: _Optional[int] = ..., device: _Optional[str] = ..., profile: _Optional[str] = ..., tokens_per_s: _Optional[float] = ..., state: _Optional[bytes] = ..., held_blobs: _Optional[_Iterable[bytes]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("ack", "code", "message")
@@ -460,6 +564,18 @@ class StoredEnvelope(_message.Message):
     publisher: bytes
     lease: bytes
     def __init__(self, envelope: _Optional[bytes] = ..., publisher: _Optional[bytes] = ..., lease: _Optional[bytes] = ...) -> None: ...
+
+class LedgerPage(_message.Message):
+    __slots__ = ("head", "first", "frontier", "leaves")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    FRONTIER_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    head: bytes
+    first: int
+    frontier: _containers.RepeatedScalarFieldContainer[bytes]
+    leaves: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, head: _Optional[bytes] = ..., first: _Optional[int] = ..., frontier: _Optional[_Iterable[bytes]] = ..., leaves: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Invite(_message.Message):
     __slots__ = ("name", "coordinator", "addresses")

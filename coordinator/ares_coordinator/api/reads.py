@@ -12,7 +12,6 @@ from ares_coordinator.store.base import Store
 from ares_coordinator.store.credit_rows import (
     ActiveWorkerRow,
     CountsRow,
-    PostingKind,
     TotalsRow,
     WorkerRow,
     WorkRow,
@@ -25,6 +24,7 @@ from ares_coordinator.store.rows import (
     RoundCounts,
     RoundRow,
 )
+from ares_p2p.domain import PostingKind
 from ares_p2p.ids import PeerId
 
 MAX_WORKERS = 100  # in a reply: a page shows no more, and each costs a query

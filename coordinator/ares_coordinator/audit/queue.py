@@ -18,13 +18,13 @@ from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.herald import Herald, payload_of, stored_record
 from ares_coordinator.ledger.postings import forfeit_postings, verdict_posting
-from ares_coordinator.store.credit_rows import PostingState
 from ares_coordinator.store.rows import AuditRow, CommitRow, ContributionRow, VerdictRow
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.domain import (
     AuditOutcome,
     Commit,
+    PostingState,
     RoundPlan,
     RoundSettlement,
     SettlementEntry,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ares_coordinator.store.credit_rows import Posting, PostingKind, PostingState, TotalsRow
+from ares_coordinator.store.credit_rows import TotalsRow
+from ares_p2p.domain import Posting, PostingKind, PostingState
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import PeerId
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ares_coordinator.ledger.rewards import reward_ucredits
-from ares_coordinator.store.credit_rows import Posting, PostingKind, PostingState
 from ares_coordinator.store.rows import ContributionRow
-from ares_p2p.domain import AuditOutcome, EntryStatus
+from ares_p2p.domain import AuditOutcome, EntryStatus, Posting, PostingKind, PostingState
 from ares_p2p.ids import Digest, PeerId
 
 _STATE_OF_OUTCOME = {

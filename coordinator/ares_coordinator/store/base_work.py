@@ -11,8 +11,6 @@ from typing import Protocol
 from ares_coordinator.store.credit_rows import (
     ActiveWorkerRow,
     CountsRow,
-    Posting,
-    PostingKind,
     StandingRow,
     TotalsRow,
     WorkerRow,
@@ -30,6 +28,7 @@ from ares_coordinator.store.rows import (
     RoundRow,
     VerdictRow,
 )
+from ares_p2p.domain import Posting, PostingKind
 from ares_p2p.ids import Digest, PeerId
 
 MAX_REFUSALS_PER_PEER = 16  # rows (codes) per peer and round; further codes are dropped

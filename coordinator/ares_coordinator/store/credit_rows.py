@@ -7,56 +7,9 @@ to a balance is said by its state.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from ares_p2p.domain import AuditOutcome, EntryStatus
+from ares_p2p.domain import AuditOutcome, EntryStatus, PostingKind, PostingState
 from ares_p2p.ids import Digest, PeerId
-
-
-class PostingKind(StrEnum):
-    """What kind of work a posting pays."""
-
-    GPU_TRAINING = "gpu_training"
-    CPU_TRAINING = "cpu_training"
-    AUDIT = "audit"
-
-
-class PostingState(StrEnum):
-    """What a posting says about one piece of work (worker, kind, commit).
-
-    The states are ordered, and the piece of work is in the highest that any of its postings
-    says: so neither the order nor the repetition of events changes a balance.
-    """
-
-    PENDING = "pending"
-    SETTLED = "settled"
-    VOID = "void"
-    CLAWBACK = "clawback"
-
-    @property
-    def rank(self) -> int:
-        """Place in the order: a higher one overrides a lower one."""
-        return _RANK[self]
-
-
-_RANK = {state: rank for rank, state in enumerate(PostingState)}
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """One line of the ledger; never changed, never removed. `id` is 0 until it is stored."""
-
-    key: str  # idempotency key: the same event has the same key
-    worker: PeerId
-    kind: PostingKind
-    state: PostingState
-    amount_ucredits: int
-    cycle: int
-    round: int
-    commit_sha256: Digest
-    code: str  # reason, "" when there is nothing to explain
-    at_ms: int
-    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import Posting
 from ares_coordinator.store.rows import AuditRow, ContributionRow, VerdictRow
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, to_row, to_values, update_row
 from ares_coordinator.store.sql_credit import append_postings
-from ares_p2p.domain import AuditOutcome
+from ares_p2p.domain import AuditOutcome, Posting
 from ares_p2p.errors import InternalFault
 
 

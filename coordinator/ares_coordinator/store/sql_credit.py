@@ -12,13 +12,9 @@ from dataclasses import replace
 from sqlalchemy import Connection, case, insert, select, update
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import (
-    Posting,
-    PostingState,
-    TotalsRow,
-    WorkerRow,
-)
+from ares_coordinator.store.credit_rows import TotalsRow, WorkerRow
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
+from ares_p2p.domain import Posting, PostingState
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import Digest, PeerId
 

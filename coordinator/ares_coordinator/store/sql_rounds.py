@@ -11,7 +11,6 @@ from sqlalchemy import (
 )
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import Posting
 from ares_coordinator.store.rows import (
     AuditRow,
     CommitResult,
@@ -26,7 +25,7 @@ from ares_coordinator.store.rows import (
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
 from ares_coordinator.store.sql_credit import append_postings, see_worker
 from ares_coordinator.store.sql_cycles import renew_record, save_records
-from ares_p2p.domain import EntryStatus
+from ares_p2p.domain import EntryStatus, Posting
 from ares_p2p.errors import CommitLate, CommitReplayed, Equivocation, InternalFault, UnknownRound
 from ares_p2p.ids import Digest
 

@@ -5,17 +5,10 @@ from __future__ import annotations
 from sqlalchemy import and_, case, func, select
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import (
-    ActiveWorkerRow,
-    CountsRow,
-    PostingKind,
-    PostingState,
-    StandingRow,
-    WorkRow,
-)
+from ares_coordinator.store.credit_rows import ActiveWorkerRow, CountsRow, StandingRow, WorkRow
 from ares_coordinator.store.sql_base import SqlBase, to_row
 from ares_coordinator.store.sql_credit import RANK
-from ares_p2p.domain import EntryStatus
+from ares_p2p.domain import EntryStatus, PostingKind, PostingState
 from ares_p2p.ids import PeerId
 
 

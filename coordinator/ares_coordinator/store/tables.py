@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from sqlalchemy import (
     CheckConstraint,
+    Column,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Text,
     UniqueConstraint,
 )
 
 from ares_coordinator.store.columns import (
+    INT,
     blob,
     check_digest,
     check_flag,
@@ -206,6 +209,8 @@ audits = strict_table(
     number("cosine_drop"),
     text("code"),
     text("message"),
+    Column("shadow", INT, nullable=False, server_default="0"),
+    Column("auditor", Text, nullable=False, server_default=""),
     check_one_of("outcome", OUTCOMES),
     CheckConstraint("(done_ms IS NULL) = (outcome IS NULL)", name="done"),
     Index(None, "cycle", "round"),
@@ -296,4 +301,113 @@ events = log_table(
     integer("at_ms"),
     text("type"),
     text("data_json"),
+)
+
+REASONS = ("lottery", "alarm", "operator")
+RESULTS = ("agreed", "contradicted", "missed", "unusable")
+
+lottery = strict_table(
+    metadata,
+    "lottery",
+    blob("commit_sha256", ForeignKey("contributions.commit_sha256"), key=True),
+    integer("cycle"),
+    integer("round"),
+    text("peer"),
+    integer("streak"),
+    number("rate", null=False),
+    integer("drawn"),
+    text("reason"),
+    check_flag("drawn"),
+    check_not_negative("streak"),
+    check_one_of("reason", REASONS),
+    Index(None, "cycle", "round"),
+)
+
+audit_assignments = strict_table(
+    metadata,
+    "audit_assignments",
+    blob("commit_sha256", ForeignKey("commits.commit_sha256"), key=True),
+    text("auditor", ForeignKey("workers.peer"), key=True),
+    integer("cycle"),
+    integer("round"),
+    integer("assigned_ms"),
+    integer("deadline_ms"),
+    blob("report_envelope", null=True),
+    integer("received_ms", null=True),
+    text("result", null=True),
+    text("code"),
+    text("message"),
+    check_one_of("result", RESULTS),
+    Index(None, "cycle", "round"),
+    Index(None, "auditor", "cycle", "round"),
+)
+
+decoys = strict_table(
+    metadata,
+    "decoys",
+    integer("cycle", key=True),
+    integer("round", key=True),
+    text("peer"),
+    blob("key_seed"),
+    blob("commit_sha256", null=True),
+    text("forgery"),
+)
+
+log_nodes = strict_table(
+    metadata,
+    "log_nodes",
+    integer("level", key=True),
+    integer("position", key=True),
+    blob("sha256"),
+    check_digest("sha256"),
+    check_not_negative("level", "position"),
+)
+
+log_heads = strict_table(
+    metadata,
+    "log_heads",
+    integer("size", key=True),
+    blob("root"),
+    integer("cycle"),
+    integer("round"),
+    blob("envelope"),
+    blob("page_blob_id"),
+    integer("page_size_bytes"),
+    integer("at_ms"),
+    check_digest("root"),
+    check_digest("page_blob_id"),
+    check_not_negative("size", "page_size_bytes"),
+)
+
+standings = strict_table(
+    metadata,
+    "standings",
+    text("worker", ForeignKey("workers.peer"), key=True),
+    integer("first_seen_ms"),
+    integer("settled_ucredits"),
+    integer("pending_ucredits"),
+    number("recent_ucredits", null=False),
+    integer("recent_ms"),
+    number("recent_score", null=False),
+    integer("streak"),
+    integer("last_posting_id"),
+    check_not_negative("settled_ucredits", "pending_ucredits", "streak"),
+    Index("ix_standings_settled", "settled_ucredits", "first_seen_ms", "worker"),
+    Index("ix_standings_recent", "recent_score", "first_seen_ms", "worker"),
+)
+
+corrections = strict_table(
+    metadata,
+    "corrections",
+    blob("commit_sha256", ForeignKey("contributions.commit_sha256"), key=True),
+    integer("cycle"),
+    integer("round"),
+    integer("corrected_in_round"),
+    text("peer"),
+    number("old_coefficient", null=False),
+    number("new_coefficient", null=False),
+    text("code"),
+    text("message"),
+    integer("at_ms"),
+    Index(None, "cycle", "round"),
 )

@@ -31,6 +31,7 @@ from ares_coordinator.store.columns import (
     strict_table,
     text,
 )
+from ares_coordinator.store.triggers import append_only
 
 revision = "0001"
 down_revision = None
@@ -310,17 +311,9 @@ events = log_table(
 
 
 def upgrade() -> None:
-    """Create everything.
-
-    Raises: NotImplementedError: a database for which the triggers are not written.
-    """
+    """Create everything."""
     connection = op.get_bind()
-    if connection.dialect.name != "sqlite":
-        raise NotImplementedError(f"no triggers for {connection.dialect.name}")
     metadata.create_all(connection, checkfirst=False)
     for table in APPEND_ONLY:
-        for verb in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
-            )
+        for statement in append_only(connection.dialect.name, table):
+            op.execute(statement)

@@ -1,0 +1,8 @@
+"""The operator's commands beside `init` and `run`, one sub-app each.
+
+    audit    calibrate the thresholds of audits
+    db       bring the database to the newest revision, move it
+    ledger   verify, export and prove what the ledger says
+
+Each module imports what it needs when a command runs: `--help` stays fast.
+"""
