@@ -27,6 +27,7 @@ from ares_p2p.errors import (
 from contract.test_store_contract import OPENERS
 from store_samples import (
     NOW,
+    REASONS,
     begin,
     commit,
     contribution,
