@@ -118,6 +118,18 @@ class TeacherFault(ConfigFault):
     code = "ARES-E022"
 
 
+class DatabaseRefused(ConfigFault):
+    """The database cannot be used as configured: password, name, rights, encoding or driver."""
+
+    code = "ARES-E023"
+
+
+class DatabaseInUse(ConfigFault):
+    """Another coordinator works on this database."""
+
+    code = "ARES-E024"
+
+
 # --- NetworkFault: nobody's fault, try again ---------------------------------------------------
 
 
@@ -171,6 +183,13 @@ class RpcTimeout(NetworkFault):
     """A remote call did not answer in time."""
 
     code = "ARES-E037"
+
+
+class DatabaseAway(NetworkFault):
+    """The database's server does not answer, or is still starting."""
+
+    code = "ARES-E038"
+    default_hint = "Start the server, or check host and port in database.url."
 
 
 # --- PeerFault: bytes from somebody else that are refused --------------------------------------
@@ -244,7 +263,7 @@ class CommitReplayed(PeerFault):
 
 
 class Equivocation(PeerFault):
-    """Two different commits of one peer for one round."""
+    """Two different commits of one peer for one round, or two reports of one audit."""
 
     code = "ARES-E061"
 
@@ -387,6 +406,18 @@ class UnknownWorker(RequestRefused):
 
     code = "ARES-E084"
     default_hint = "A worker appears with its first commit; `ares-peer status` prints its id."
+
+
+class NotYetReleased(RequestRefused):
+    """An adapter or export that only higher tiers may fetch yet; it becomes public later."""
+
+    code = "ARES-E085"
+
+
+class ReportLate(PeerFault):
+    """An audit report after its deadline, or one that never came."""
+
+    code = "ARES-E086"
 
 
 # --- InternalFault: ours ----------------------------------------------------------------------

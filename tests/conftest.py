@@ -22,6 +22,7 @@ os.environ.update(
 )
 for secret in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
     os.environ.pop(secret, None)  # a test never spends anybody's money
+os.environ.pop("ARES_DATABASE_URL", None)  # nor touches anybody's database
 
 from pathlib import Path  # noqa: E402
 

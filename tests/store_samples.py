@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from ares_coordinator.ledger.postings import pending_postings, verdict_posting
+from ares_coordinator.audit.lottery import draw_lottery
+from ares_coordinator.ledger.postings import Stakes, pending_postings, verdict_postings
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import (
     CommitRow,
     ContributionRow,
     CyclePhase,
     CycleRow,
+    LotteryRow,
     RecordRow,
     VerdictRow,
 )
@@ -131,7 +134,23 @@ def open_round(store: Store, cycle: int, round_number: int) -> None:
     )
 
 
-def finish_round(store: Store, work: Sequence[ContributionRow], cycle: int, number: int) -> bool:
+def lottery(
+    work: Sequence[ContributionRow], *, undrawn: Sequence[ContributionRow] = ()
+) -> list[LotteryRow]:
+    """Return a lottery of newcomers, which draws everything, but for what `undrawn` leaves out."""
+    out = {one.commit_sha256 for one in undrawn}
+    rows = draw_lottery(work, seed=digest("seed"), streaks={})
+    return [replace(row, drawn=row.commit_sha256 not in out) for row in rows]
+
+
+def finish_round(
+    store: Store,
+    work: Sequence[ContributionRow],
+    cycle: int,
+    number: int,
+    *,
+    undrawn: Sequence[ContributionRow] = (),
+) -> bool:
     """Close and finish a round with what was contributed."""
     store.close_round(cycle, number, now_ms=NOW, records=[record("commits", cycle, number)])
     return store.finish_round(
@@ -143,18 +162,26 @@ def finish_round(store: Store, work: Sequence[ContributionRow], cycle: int, numb
         postings=pending_postings(
             work, reference_tokens_per_hour=TOKENS_PER_HOUR, at_ms=NOW + number
         ),
+        lottery=lottery(work, undrawn=undrawn),
         now_ms=NOW + number,
         records=[record("manifest", cycle, number)],
     )
 
 
-def play_round(store: Store, cycle: int, number: int, work: Sequence[ContributionRow]) -> None:
+def play_round(
+    store: Store,
+    cycle: int,
+    number: int,
+    work: Sequence[ContributionRow],
+    *,
+    undrawn: Sequence[ContributionRow] = (),
+) -> None:
     """Open, fill, close and finish a round."""
     open_round(store, cycle, number)
     for one in work:
         handed_in = CommitRow(one.commit_sha256, cycle, number, one.peer, b"signed", NOW + number)
         store.add_commit(handed_in)
-    finish_round(store, work, cycle, number)
+    finish_round(store, work, cycle, number, undrawn=undrawn)
 
 
 def verdict(work: ContributionRow, outcome: AuditOutcome = PASS) -> VerdictRow:
@@ -173,12 +200,20 @@ def verdict(work: ContributionRow, outcome: AuditOutcome = PASS) -> VerdictRow:
 
 
 def judge(store: Store, work: ContributionRow, outcome: AuditOutcome = PASS) -> bool:
-    """Record a verdict and what follows from it."""
-    posting = verdict_posting(
-        work,
-        outcome,
-        code=REASONS[outcome],
-        reference_tokens_per_hour=TOKENS_PER_HOUR,
-        at_ms=NOW + 5,
+    """Record a verdict and what it makes of the work's own credit."""
+    pending = pending_postings([work], reference_tokens_per_hour=TOKENS_PER_HOUR, at_ms=NOW)
+    postings = verdict_postings(
+        Stakes(*pending), outcome, code=REASONS[outcome], clawback=True, at_ms=NOW + 5
     )
-    return store.record_verdict(verdict(work, outcome), [posting])
+    return store.record_verdict(verdict(work, outcome), postings)
+
+
+def promote(store: Store, cycle: int = 1) -> None:
+    """Take a cycle that is in training to its end; its adapter is promoted as version `cycle`."""
+    path = [CyclePhase.TRAIN, CyclePhase.STACK, CyclePhase.EVALUATE, CyclePhase.PROMOTE]
+    path += [CyclePhase.SETTLE, CyclePhase.DONE]
+    for here, there in itertools.pairwise(path):
+        if there is CyclePhase.SETTLE:
+            store.advance_phase(cycle, here, there, now_ms=NOW, promoted=True, version=cycle)
+        else:
+            store.advance_phase(cycle, here, there, now_ms=NOW)

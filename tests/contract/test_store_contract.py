@@ -1,11 +1,11 @@
 """The rules of `ares_coordinator.store.base`, over every implementation.
 
-Another implementation, or another database, joins by a line in `OPENERS`.
+Another implementation, or another database, joins by a line in `storefixtures.OPENERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,9 @@ from ares_coordinator.store.rows import (
     MetaKey,
     Stage,
 )
-from ares_coordinator.store.sql import open_store
 from ares_p2p.errors import ConfigFault, InternalFault
 from store_samples import NOW, begin, digest, record
-
-OPENERS: dict[str, Callable[[Path], Store]] = {
-    "sqlite": lambda folder: open_store(folder / "ares.db"),
-}
+from storefixtures import OPENERS
 
 
 @pytest.fixture(params=OPENERS)

@@ -2,7 +2,8 @@
 
 A child process plays a round and kills itself at the n-th statement that it sends to the
 database, for many n; the test opens what each of them left, checks it, and plays the round again
-to its end. The children are forked by one fresh process without threads.
+to its end. The children are forked by one fresh process without threads. Over SQLite and over
+PostgreSQL, whose server finds out by itself that a client is gone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from sqlalchemy import event
 
 from ares_coordinator.ledger.balances import balance_of, verify_balances
 from ares_coordinator.store.rows import RoundState
 from ares_coordinator.store.sql import SqlStore, open_store
 from store_samples import begin, commit, contribution, finish_round, judge, open_round, peer
+from storefixtures import TARGETS, TEMPLATE, postgres_server
 
 STRIDE = 7  # between the statements at which a child dies; each costs a few fsyncs
 WORK = [contribution(commit(1, 0, number), gpu=True) for number in range(3)]
@@ -38,9 +41,9 @@ def play(store: SqlStore) -> None:
         judge(store, work)
 
 
-def play_until(path: Path, deadly: int) -> None:
+def play_until(target: str, deadly: int) -> None:
     """Play, and die at the statement number `deadly`, before it runs."""
-    store = open_store(path)
+    store = open_store(target)
     count = 0
 
     @event.listens_for(store._engine, "before_cursor_execute")
@@ -54,24 +57,44 @@ def play_until(path: Path, deadly: int) -> None:
     os._exit(0)  # there was no such statement
 
 
-def main(folder: Path) -> None:
-    """Make one database for each place of dying."""
+def main(place: str) -> None:
+    """Make one database for each place of dying, and print where they are.
+
+    Args:
+        place: a folder for files, or the URL of an administrator.
+    """
     deadly = 1
     while True:
+        target = new_database(place, deadly)
         child = os.fork()
         if child == 0:
-            play_until(folder / f"{deadly}.db", deadly)
+            play_until(target, deadly)
         _, status = os.waitpid(child, 0)
+        print(target)
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             sys.exit(os.waitstatus_to_exitcode(status))
         deadly += STRIDE
 
 
-def check_left_over(path: Path) -> None:
+def new_database(place: str, number: int) -> str:
+    if "://" not in place:
+        return f"{place}/{number}.db"
+    import psycopg
+
+    name = f"crash_{number}"
+    with psycopg.connect(place, autocommit=True) as administrator:
+        administrator.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}".encode())
+    return place.replace("/postgres?", f"/{name}?")
+
+
+def check_file(path: str) -> None:
     with closing(sqlite3.connect(path)) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert plain.execute("PRAGMA foreign_key_check").fetchall() == []
-    store = open_store(path)
+
+
+def check_left_over(target: str) -> None:
+    store = open_store(target)
     verify_balances(store)
     for row in store.rounds(1):  # what belongs together is there together
         aggregated = row.state == RoundState.AGGREGATED
@@ -94,19 +117,27 @@ def check_left_over(path: Path) -> None:
     store.close()
 
 
-def test_kill_at_any_statement_leaves_a_consistent_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TARGETS)
+def test_kill_at_any_statement_leaves_a_consistent_database(kind: str, tmp_path: Path) -> None:
+    place = postgres_server().url("postgres") if kind == "postgresql" else str(tmp_path)
     tests = Path(__file__).parent.parent
-    subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
+    done = subprocess.run(
+        [sys.executable, __file__, place],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+        stdout=subprocess.PIPE,
         timeout=100,
         check=True,
     )
-    left = sorted(tmp_path.glob("*.db"))
+    left = done.stdout.decode().split()
     assert len(left) > 12
-    for path in left:
-        check_left_over(path)
+    for target in left:
+        if kind == "sqlite":
+            check_file(target)
+        check_left_over(target)
+    if kind == "postgresql":
+        for number in range(len(left)):
+            postgres_server().run(f"DROP DATABASE crash_{1 + number * STRIDE}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ares_coordinator.ledger.balances import balance_of, verify_balances
-from ares_coordinator.ledger.postings import following_posting, forfeit_postings
+from ares_coordinator.ledger.postings import following_posting
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.base_work import MAX_REFUSALS_PER_PEER
 from ares_coordinator.store.credit_rows import CountsRow
@@ -17,6 +17,7 @@ from ares_coordinator.store.rows import CommitResult, RoundCounts, RoundState
 from ares_p2p.domain import AuditOutcome, EntryStatus, PostingKind, PostingState
 from ares_p2p.errors import (
     AuditFailed,
+    AuditForfeit,
     CommitLate,
     CommitReplayed,
     Equivocation,
@@ -24,7 +25,6 @@ from ares_p2p.errors import (
     OpposesOthers,
     UnknownRound,
 )
-from contract.test_store_contract import OPENERS
 from store_samples import (
     NOW,
     REASONS,
@@ -41,6 +41,7 @@ from store_samples import (
     refused,
     state,
 )
+from storefixtures import OPENERS
 
 
 @pytest.fixture(params=OPENERS)
@@ -144,7 +145,8 @@ def test_finish_round_needs_a_closed_round_and_is_done_once(store: Store) -> Non
     open_round(store, 1, 0)
     for n in (1, 2):
         store.add_commit(commit(1, 0, n))
-    arguments = {"mean_loss": None, "contributions": (), "postings": (), "now_ms": NOW}
+    nothing = {"contributions": (), "postings": (), "lottery": ()}
+    arguments = {"mean_loss": None, "now_ms": NOW, **nothing}
     with pytest.raises(InternalFault):
         store.finish_round(1, 0, next_state_digest=state(1), **arguments)  # type: ignore[arg-type]
     assert finish_round(store, work, 1, 0)
@@ -241,13 +243,13 @@ def test_failed_audit_forfeits_what_was_pending(store: Store) -> None:
     judge(store, works[1], AuditOutcome.FAIL)
     (left,) = store.pending_postings(peer(1))
     assert left.commit_sha256 == works[2].commit_sha256
-    forfeited = forfeit_postings([left], code=AuditFailed.code, at_ms=NOW + 9)
-    assert store.add_postings(forfeited) == 1
-    assert store.add_postings(forfeited) == 0
+    forfeited = following_posting(left, PostingState.VOID, code=AuditForfeit.code, at_ms=NOW + 9)
+    assert store.add_postings([forfeited]) == 1
+    assert store.add_postings([forfeited]) == 0
     judge(store, works[2])  # comes too late to earn
     balance = balance_of(store.totals(peer(1)))
     assert (balance.settled_ucredits, balance.void_ucredits) == (100_000, 500_000)
-    assert store.recent_work(peer(1), 1)[0].code == AuditFailed.code
+    assert store.recent_work(peer(1), 1)[0].code == AuditForfeit.code
     verify_balances(store)
 
 

@@ -143,7 +143,7 @@ def test_folder_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
         open_store(tmp_path / "file" / "ares.db")
 
 
-@pytest.mark.parametrize("url", ["postgresql://host/name", "://", "nothing://x"])
+@pytest.mark.parametrize("url", ["mysql://host/name", "://", "nothing://x"])
 def test_other_databases_are_refused(url: str) -> None:
     with pytest.raises(ConfigFault):
         open_store(url)
@@ -190,7 +190,7 @@ async def test_thread_passes_faults_on_and_survives_them(path: Path) -> None:
 async def test_thread_that_cannot_open_leaves_nothing_behind(tmp_path: Path) -> None:
     before = threading.active_count()
     with pytest.raises(ConfigFault):
-        await StoreThread.open("postgresql://host/name")
+        await StoreThread.open("mysql://host/name")
     for _ in range(100):
         if threading.active_count() == before:
             break

@@ -175,7 +175,7 @@ def test_paths_are_relative_and_reads() -> None:
 @pytest.mark.parametrize(
     ("fault", "status"),
     [
-        (BadSignature("x"), 400),
+        (BadSignature("x"), 401),
         (RateLimited("x"), 429),
         (CoordinatorAway("x"), 503),
         (DiskFull("x"), 507),

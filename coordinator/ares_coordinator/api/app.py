@@ -7,34 +7,75 @@ create_root_app(views=views)                              # the coordinator's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
+from ares_coordinator.api.access import identify, limit_requests
+from ares_coordinator.api.adapters import AdapterRoutes
 from ares_coordinator.api.edge import add_headers, json_reply, shape_faults
 from ares_coordinator.api.routes import PublicRoutes
 from ares_coordinator.api.schemas import HealthReply, VersionReply
 from ares_coordinator.api.views import Views
+from ares_coordinator.layout import DataLayout
 from ares_coordinator.ledger.tiers import DEFAULT_RULES, TierRule
+from ares_coordinator.tierbook import TierBook
 from ares_p2p import PROTOCOL_VERSION, __version__
+from ares_p2p.clock import Clock, SystemClock
 
 PREFIX = "/api/ares"
 MAX_BODY_BYTES = 64 * 1024  # no read has a body; bounds what a stranger can make us hold
 
 
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What the API has to know of one coordinator.
+
+    Attributes:
+        network_id: what signed requests must name.
+        tiers: the rules that make tiers of credit.
+        files: where the adapters lie; None: there are no downloads.
+        public_release_h: hours until a new adapter is for everybody.
+        limited: whether requests a minute are counted.
+    """
+
+    network_id: str = ""
+    tiers: Sequence[TierRule] = DEFAULT_RULES
+    files: DataLayout | None = None
+    public_release_h: float = 72.0
+    limited: bool = True
+    software: str = __version__
+
+
+DEFAULTS = ApiSettings()
+
+
 def create_app(
-    *, views: Views, tiers: Sequence[TierRule] = DEFAULT_RULES, software: str = __version__
+    *, views: Views, settings: ApiSettings = DEFAULTS, clock: Clock | None = None
 ) -> web.Application:
     """Return the API as an application whose paths are relative to where it is mounted."""
-    app = web.Application(middlewares=[add_headers, shape_faults], client_max_size=MAX_BODY_BYTES)
-    app.add_routes(PublicRoutes(views, tiers, software).routes())
+    clock = SystemClock() if clock is None else clock
+    book = TierBook(views.db, clock, settings.tiers)
+    middlewares = [
+        add_headers,
+        shape_faults,
+        identify(tiers=book, clock=clock, network_id=settings.network_id),
+    ]
+    if settings.limited:
+        middlewares.append(limit_requests())
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
+    app.add_routes(PublicRoutes(views, settings.tiers, settings.software).routes())
+    if settings.files is not None:
+        downloads = AdapterRoutes(views, settings.files, clock, settings.public_release_h)
+        app.add_routes(downloads.routes())
     return app
 
 
 def create_root_app(
-    *, views: Views, tiers: Sequence[TierRule] = DEFAULT_RULES, software: str = __version__
+    *, views: Views, settings: ApiSettings = DEFAULTS, clock: Clock | None = None
 ) -> web.Application:
     """Return a whole server: the API under `/api/ares`, and `/healthz` and `/version`."""
-    version = VersionReply(software=software, protocol=PROTOCOL_VERSION)
+    version = VersionReply(software=settings.software, protocol=PROTOCOL_VERSION)
 
     async def show_health(request: web.Request) -> web.Response:
         return json_reply(request, HealthReply(status="ok"))
@@ -44,5 +85,5 @@ def create_root_app(
 
     root = web.Application(middlewares=[add_headers, shape_faults], client_max_size=MAX_BODY_BYTES)
     root.add_routes([web.get("/healthz", show_health), web.get("/version", show_version)])
-    root.add_subapp(PREFIX, create_app(views=views, tiers=tiers, software=software))
+    root.add_subapp(PREFIX, create_app(views=views, settings=settings, clock=clock))
     return root

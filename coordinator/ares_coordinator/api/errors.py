@@ -6,9 +6,11 @@ from http import HTTPStatus
 
 from ares_p2p.errors import (
     AresError,
+    BadSignature,
     DiskFull,
     MethodRefused,
     NetworkFault,
+    NotYetReleased,
     PeerFault,
     RateLimited,
     UnknownPath,
@@ -19,6 +21,8 @@ _STATUS: dict[type[AresError], HTTPStatus] = {
     UnknownWorker: HTTPStatus.NOT_FOUND,
     UnknownPath: HTTPStatus.NOT_FOUND,
     MethodRefused: HTTPStatus.METHOD_NOT_ALLOWED,
+    BadSignature: HTTPStatus.UNAUTHORIZED,
+    NotYetReleased: HTTPStatus.FORBIDDEN,
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     PeerFault: HTTPStatus.BAD_REQUEST,
     NetworkFault: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -1,7 +1,11 @@
-"""Tiers: what settled credit, and audited work on a GPU, make of a worker.
+"""Tiers: what settled credit, and audited work on a GPU, make of a worker, and what they open.
 
 Only settled credit counts. The upper two tiers also want at least one audit of GPU work that
 passed; without it a worker stays at the highest tier that does not ask for one.
+
+`BENEFITS` is the one table of what a tier gates; whoever opens a door asks it, and docs/credits.md
+shows it (a test compares). Nothing here is for sale, and no tier makes a vote weigh more: what a
+contribution counts in a round never depends on its author.
 """
 
 from __future__ import annotations
@@ -46,6 +50,36 @@ def tier_rules(*, contributor: int, trainer: int, core: int) -> tuple[TierRule, 
     if minimums != sorted(set(minimums)):
         raise ValueError(f"tier thresholds {contributor}, {trainer}, {core} must rise from zero")
     return rules
+
+
+@dataclass(frozen=True, slots=True)
+class TierBenefits:
+    """What a tier opens.
+
+    Attributes:
+        release_share: how much of the waiting time before the public release of a new adapter
+            or export a worker of this tier waits too; 0: none of it.
+        holds_seats: whether seats of a full round are held for present workers of this tier
+            while lower ones commit.
+        requests_per_minute: of the API, for requests that the worker signs.
+        may_audit: whether it may replay the work of others, for credit.
+    """
+
+    release_share: float
+    holds_seats: bool
+    requests_per_minute: int
+    may_audit: bool
+
+
+BENEFITS = {
+    Tier.FREE: TierBenefits(1.0, holds_seats=False, requests_per_minute=600, may_audit=False),
+    Tier.CONTRIBUTOR: TierBenefits(
+        1 / 3, holds_seats=True, requests_per_minute=1200, may_audit=False
+    ),
+    Tier.TRAINER: TierBenefits(1 / 12, holds_seats=True, requests_per_minute=3000, may_audit=False),
+    Tier.CORE: TierBenefits(0.0, holds_seats=True, requests_per_minute=6000, may_audit=True),
+}
+LADDER = tuple(Tier)  # lowest first
 
 
 DEFAULT_RULES = tier_rules(contributor=100, trainer=500, core=1000)

@@ -3,9 +3,11 @@
     rows, credit_rows   frozen dataclasses of what is stored, and the enums of their states
     base, base_work     the protocol: small stores that make one `Store`; its docstrings are rules
     columns, tables     the schema as SQLAlchemy Core metadata
-    migrations          Alembic revisions; opening a store runs them
-    connect             the engine: file, pragmas, migrations; faults of the database become ours
+    migrations          Alembic revisions, run by `revisions`; opening a store runs them
+    connect             where the database is, and the engine: `connect_sqlite`, `connect_postgres`
+    faults              what the database and its driver raise, as faults of ours
     sql_*, sql          the protocol over SQL, one module per part; `sql.open_store` is the entry
+    admin, transfer     what `ares-coordinator db` does: look, bring up to date, move to PostgreSQL
     thread              one thread that owns the connection, awaited from the event loop
 
 Every method is one transaction and may be repeated: after a kill the caller does again what it

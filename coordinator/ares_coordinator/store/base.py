@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypedDict, Unpack
 
+from ares_coordinator.store.base_auditors import AuditorStore
+from ares_coordinator.store.base_corrections import CorrectionStore
 from ares_coordinator.store.base_work import CreditStore, RoundStore
 from ares_coordinator.store.rows import (
     CyclePhase,
@@ -185,7 +187,9 @@ class ReportStore(Protocol):
         ...
 
 
-class Store(CycleStore, RoundStore, CreditStore, ReportStore, Protocol):
+class Store(
+    CycleStore, RoundStore, CorrectionStore, AuditorStore, CreditStore, ReportStore, Protocol
+):
     """The whole store."""
 
     def close(self) -> None:

@@ -5,23 +5,30 @@ The rules of `ares_coordinator.store.base` hold here as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ares_coordinator.store.credit_rows import (
     ActiveWorkerRow,
     CountsRow,
+    HeadRow,
+    PageToSign,
+    SealRow,
     StandingRow,
+    StandingsRow,
     TotalsRow,
     WorkerRow,
     WorkRow,
 )
 from ares_coordinator.store.rows import (
     AuditRow,
+    BacklogRow,
     CommitResult,
     CommitRow,
     ContributionRow,
+    DrawReason,
     EquivocationRow,
+    LotteryRow,
     RecordRow,
     RefusalRow,
     RoundCounts,
@@ -80,14 +87,17 @@ class RoundStore(Protocol):
         mean_loss: float | None,
         contributions: Sequence[ContributionRow],
         postings: Sequence[Posting],
+        lottery: Sequence[LotteryRow],
         now_ms: int,
         records: Sequence[RecordRow] = (),
     ) -> bool:
         """Store what a closed round came to: contributions, their pending credit, audits to do.
 
-        Every accepted or clipped contribution gets a pending audit.
+        Args:
+            lottery: one row for each contribution that is not refused; drawn ones get an audit.
         Returns: False when it was finished already with the same next state.
-        Raises: InternalFault: not closed, or finished with another next state.
+        Raises: InternalFault: not closed, finished with another next state, or the lottery is
+            about other contributions.
         """
         ...
 
@@ -153,12 +163,40 @@ class RoundStore(Protocol):
         """Return a peer's newest refusals."""
         ...
 
-    def pending_audits(self, cycle: int, round_number: int | None = None) -> tuple[AuditRow, ...]:
-        """Return the audits still to do, oldest round first."""
+    def lottery(self, cycle: int, round_number: int) -> tuple[LotteryRow, ...]:
+        """Return a round's lottery in the order of the commit digests."""
+        ...
+
+    def order_audit(self, commit_sha256: Digest, *, reason: DrawReason, now_ms: int) -> bool:
+        """Have a contribution audited that the lottery left out.
+
+        A round that is not settled waits for it; of a settled one it may take the credit back.
+        The caller knows that contribution and state are still held: without them it ends void.
+        Returns: False when it is audited already.
+        Raises: InternalFault: no such contribution in a lottery.
+        """
+        ...
+
+    def pending_audits(
+        self, cycle: int, round_number: int | None = None, *, limit: int = 100
+    ) -> tuple[AuditRow, ...]:
+        """Return the first of the audits still to do, oldest round first."""
         ...
 
     def audits(self, cycle: int, round_number: int) -> tuple[AuditRow, ...]:
         """Return a round's audits in the order of the commit digests."""
+        ...
+
+    def audit_backlog(self) -> BacklogRow:
+        """Return how many audits are still to do, of all cycles, and since when."""
+        ...
+
+    def failed_audit(self, peer: PeerId, *, at_ms: int) -> AuditRow | None:
+        """Return the last audit of a peer up to a time that failed and counted."""
+        ...
+
+    def unsettled_round(self, cycle: int) -> RoundRow | None:
+        """Return the oldest aggregated round of a cycle that has no settlement."""
         ...
 
     def record_verdict(self, verdict: VerdictRow, postings: Sequence[Posting]) -> bool:
@@ -176,8 +214,109 @@ class CreditStore(Protocol):
     def add_postings(self, postings: Sequence[Posting]) -> int:
         """Append postings; those whose key is stored are skipped. Returns how many were new.
 
-        Raises: InternalFault: a key that is stored with other content.
+        Each becomes the next leaf of the Merkle log, and totals and standings follow, in the same
+        transaction. Ids given by the caller are ignored.
+        Raises: InternalFault: a key that is stored with other content. LedgerTampered: the log in
+            the database does not end where the postings do.
         """
+        ...
+
+    def seal(
+        self,
+        cycle: int,
+        round_number: int,
+        postings: Sequence[Posting],
+        *,
+        sign_head: Callable[[int, Digest], RecordRow],
+        sign_settlement: Callable[[PageToSign], RecordRow],
+    ) -> SealRow:
+        """Settle a round: append its last postings, seal the log, store head and settlement.
+
+        One transaction. When the round has a settlement already, that one comes back with its
+        page, nothing is appended and nothing is signed.
+
+        Args:
+            sign_head: gets the log's size and root with the new postings in it; returns the
+                signed `LedgerHead` of this cycle and round. Not called when nothing was posted
+                since the head before: then there is no page either.
+            sign_settlement: gets the page; returns the signed `RoundSettlement` that names it.
+                Both run in the store's thread and must not call the store.
+        Raises: InternalFault, LedgerTampered: as `add_postings`; nothing is stored.
+        """
+        ...
+
+    def streaks(self, peers: Sequence[PeerId]) -> dict[PeerId, int]:
+        """Return the training streak of each peer, 0 for who has no posting.
+
+        In the order of the log: one more for each settled posting of training, 0 again at any
+        void or clawback.
+        """
+        ...
+
+    def audit_streaks(self, auditors: Sequence[PeerId]) -> dict[PeerId, int]:
+        """Return how many postings of kind audit were settled since one was void or taken back."""
+        ...
+
+    def trusted_since_last_pass(self, worker: PeerId) -> tuple[Posting, ...]:
+        """Return what a failed audit takes back: training that was settled without an audit.
+
+        Only work of later rounds than the last one of this worker that passed an audit, that the
+        lottery did not draw, and that is settled still. In the order of the log.
+        """
+        ...
+
+    def log_head(self) -> HeadRow | None:
+        """Return the newest signed head of the log."""
+        ...
+
+    def log_heads(self, *, after_size: int = 0, limit: int = 100) -> tuple[HeadRow, ...]:
+        """Return the signed heads of more than `after_size` postings, the smallest first."""
+        ...
+
+    def log_size(self) -> int:
+        """Return how many postings the log has, sealed by a head or not yet."""
+        ...
+
+    def log_root(self, size: int) -> Digest:
+        """Return the root of the log's first `size` postings.
+
+        Raises: IndexError: there are not so many. LedgerTampered: a node of the log is missing.
+        """
+        ...
+
+    def inclusion_proof(self, index: int, size: int) -> tuple[Digest, ...]:
+        """Return the audit path of leaf `index` (posting `index + 1`) under the head of `size`.
+
+        Raises: as `log_root`.
+        """
+        ...
+
+    def consistency_proof(self, first: int, second: int) -> tuple[Digest, ...]:
+        """Return the proof that the log of `first` postings is the start of that of `second`.
+
+        Raises: as `log_root`.
+        """
+        ...
+
+    def page_bytes(self, size: int) -> bytes:
+        """Return the page that leads to the head of `size`, made anew from the postings.
+
+        Raises: IndexError: no head has this size.
+        """
+        ...
+
+    def postings_of(
+        self, worker: PeerId, *, after_id: int = 0, limit: int = 1000
+    ) -> tuple[Posting, ...]:
+        """Return a worker's postings in the order of their ids."""
+        ...
+
+    def postings_of_round(self, cycle: int, round_number: int) -> tuple[Posting, ...]:
+        """Return the postings about a round's work, in the order of their ids."""
+        ...
+
+    def posting(self, posting_id: int) -> Posting | None:
+        """Return one posting."""
         ...
 
     def postings(self, *, after_id: int = 0, limit: int = 1000) -> tuple[Posting, ...]:
@@ -194,6 +333,16 @@ class CreditStore(Protocol):
 
     def totals(self, worker: PeerId | None = None) -> tuple[TotalsRow, ...]:
         """Return the projection, of one worker or of all, by worker and kind."""
+        ...
+
+    def standing(self, worker: PeerId) -> StandingsRow | None:
+        """Return one worker's standing, None when it has no posting."""
+        ...
+
+    def standings(
+        self, *, after: PeerId | None = None, limit: int = 1000
+    ) -> tuple[StandingsRow, ...]:
+        """Return standings in the order of the workers' ids, all or those after one id."""
         ...
 
     def touch_worker(
@@ -218,8 +367,15 @@ class CreditStore(Protocol):
         """Return how many workers and used contributions there are."""
         ...
 
-    def leaderboard(self, limit: int) -> tuple[StandingRow, ...]:
-        """Return those with settled credit: most first; on a tie who was first seen first."""
+    def leaderboard(
+        self, limit: int, *, offset: int = 0, by_recent: bool = False
+    ) -> tuple[StandingRow, ...]:
+        """Return those with settled credit: most first; on a tie who was first seen first.
+
+        Args:
+            offset: how many to leave out at the top.
+            by_recent: order by the credit that halves every 30 days.
+        """
         ...
 
     def tier_inputs(self) -> tuple[tuple[int, int], ...]:

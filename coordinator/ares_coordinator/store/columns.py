@@ -24,8 +24,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     event,
 )
+from sqlalchemy import text as literal_text
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
@@ -61,7 +63,7 @@ def log_table(metadata: MetaData, name: str, *items: SchemaItem) -> Table:
     number = Column("id", INT, primary_key=True, autoincrement=False, server_default=FetchedValue())
     table = Table(name, metadata, number, *items, sqlite_strict=True, sqlite_autoincrement=True)
     for statement in _count_ids(name):
-        counting = DDL(statement.replace("%", "%%")).execute_if(dialect="postgresql")
+        counting = DDL(statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
         event.listen(table, "after_create", counting)
     return table
 
@@ -99,6 +101,11 @@ def text(name: str, *items: SchemaItem, null: bool = False, key: bool = False) -
 def blob(name: str, *items: SchemaItem, null: bool = False, key: bool = False) -> Column[bytes]:
     """Return a column of bytes."""
     return Column(name, LargeBinary, *items, nullable=null, primary_key=key)
+
+
+def falling(column: str) -> TextClause:
+    """Return a column as an index orders it from the largest value down."""
+    return literal_text(f"{column} DESC")
 
 
 def check_digest(column: str) -> CheckConstraint:

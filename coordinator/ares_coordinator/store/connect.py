@@ -1,60 +1,48 @@
-"""The database engine: one connection, safe pragmas, migrations, and its faults as ours.
+"""Where the database is, and the engine to it: one connection, and its transactions.
 
-SQLite runs with a write-ahead log and `synchronous=FULL`: what a method returned from is on the
-disk. Writers take the lock at the start of a transaction, readers never do, so that another
-process may look at a running coordinator's database. The file is created for its owner only: it
-holds the secret seeds of the cycles.
+SQLite (a path, or `sqlite:///path`) or PostgreSQL (`postgresql://user@host/name`); what differs
+is in `connect_sqlite` and `connect_postgres`. Passwords come in through the URL, PGPASSWORD or
+~/.pgpass, and go out nowhere: messages name a database by `shown`.
 
-It refuses other databases than SQLite, and files written by a newer version of this program.
+It refuses other databases. Migrations are in `revisions`.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import ArgumentError
 
-from ares_p2p.errors import ConfigFault, DiskFull, StoreFault
+from ares_coordinator.settings import DATABASE_FILE
+from ares_coordinator.store import connect_sqlite
+from ares_p2p.errors import ConfigFault, DatabaseRefused
 
 READ_ONLY = "ares_read_only"  # execution option of a connection that will not write
-MIGRATIONS = Path(__file__).parent / "migrations"
-PRAGMAS = (
-    "PRAGMA busy_timeout = 10000",  # ms; a backup or a reader may hold the file for a moment
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA recursive_triggers = ON",  # or REPLACE would delete past the append-only triggers
-)
+DATABASE_URL: Final = "ARES_DATABASE_URL"  # in the environment, so that no file holds a password
+POSTGRES_NAMES = ("postgresql", "postgres")
+FORMS = "Give a path, sqlite:///path, or postgresql://user@host/name."
 
 
-@contextmanager
-def database_faults() -> Iterator[None]:
-    """Turn what SQLAlchemy and the driver raise into `DiskFull` or `StoreFault`."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = error.orig if isinstance(error, DBAPIError) else None
-        if isinstance(cause, sqlite3.Error) and _is_disk_full(cause):
-            raise DiskFull("the database cannot grow: the disk is full") from error
-        raise StoreFault(f"the database refused: {cause or error}") from error
-    except sqlite3.Error as error:
-        raise StoreFault(f"the database refused: {error}") from error
+def database_target(
+    data_dir: Path, url: str, *, environ: Mapping[str, str] = os.environ
+) -> str | Path:
+    """Return where a coordinator's database is, as `open_store` takes it.
 
-
-def _is_disk_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    Args:
+        url: `database.url` of the settings; "": `ares.db` in the data directory.
+        environ: its ARES_DATABASE_URL goes before the settings.
+    Raises: ConfigFault: no URL, or one of a database that is not supported.
+    """
+    target = environ.get(DATABASE_URL, "").strip() or url.strip()
+    if not target:
+        return data_dir / DATABASE_FILE
+    url_of(target)
+    return target
 
 
 def url_of(target: str | Path) -> URL:
@@ -64,68 +52,67 @@ def url_of(target: str | Path) -> URL:
     """
     if isinstance(target, Path) or "://" not in target:
         return URL.create("sqlite", database=str(target))
+    scheme = target.partition("://")[0][:40]  # the rest may hold a password
     try:
         url = make_url(target)
-    except ArgumentError as error:
-        raise ConfigFault(f"{target[:40]!r} is no database URL") from error
-    if url.get_backend_name() != "sqlite":
+    except (ArgumentError, ValueError):
+        raise ConfigFault(f"a database URL expected, {scheme}://... is none", hint=FORMS) from None
+    name = url.drivername.partition("+")[0]
+    if name == "sqlite":
+        return url
+    if set("@/") & set(url.database or ""):  # one slash too many makes a name of a password
+        raise ConfigFault(f"a database URL expected, {scheme}://... is none", hint=FORMS)
+    if name not in POSTGRES_NAMES:
+        raise ConfigFault(f"a sqlite or postgresql database expected, {scheme} came", hint=FORMS)
+    if not url.database and "service" not in url.query:
         raise ConfigFault(
-            f"a sqlite database expected, {url.get_backend_name()} came",
-            hint="Give a path, or sqlite:///path.",
+            "the URL of a postgresql database names none",
+            hint="postgresql://user@host/name; `createdb NAME` makes one.",
         )
-    return url
+    return url.set(drivername="postgresql+psycopg")
 
 
-def _prepare_file(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StoreFault(f"cannot open the database {path}: {error.strerror}") from error
-
-
-def connect(target: str | Path) -> Engine:
-    """Return an engine over one connection, owned by the calling thread."""
+def shown(target: str | Path) -> str:
+    """Return the database as messages and logs may name it: without password and options."""
     url = url_of(target)
-    if url.database and url.database != ":memory:":
-        _prepare_file(Path(url.database))
-    engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": True})
+    if url.get_backend_name() == "sqlite":
+        return url.database or ":memory:"
+    plain = URL.create(
+        "postgresql", username=url.username, host=url.host, port=url.port, database=url.database
+    )
+    hosts = {name: url.query[name] for name in ("host", "service") if name in url.query}
+    return plain.update_query_dict(hosts).render_as_string().replace("%2F", "/")
 
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: DBAPIConnection, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late
-        cursor = connection.cursor()
-        for pragma in PRAGMAS:
-            cursor.execute(pragma)
-        cursor.close()
+
+def connect(target: str | Path, *, read_only: bool = False) -> Engine:
+    """Return an engine over one connection, owned by the calling thread; it connects when used.
+
+    Raises: ConfigFault: no such kind of database, or its driver is not installed.
+    """
+    url = url_of(target)
+    if url.get_backend_name() == "sqlite":
+        engine = connect_sqlite.create(url, read_only=read_only)
+        reading, writing = connect_sqlite.BEGIN_READ, connect_sqlite.BEGIN_WRITE
+    else:
+        _check_driver()
+        from ares_coordinator.store import connect_postgres
+
+        engine = connect_postgres.create(url, read_only=read_only, shown=shown(target))
+        reading, writing = connect_postgres.BEGIN_READ, connect_postgres.BEGIN_WRITE
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get(READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        is_reader = connection.get_execution_options().get(READ_ONLY, False)
+        connection.exec_driver_sql(reading if is_reader else writing)
 
     return engine
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the database to the newest revision, in one transaction.
-
-    Raises: ConfigFault: it was written by a newer version. StoreFault, DiskFull.
-    """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    script = ScriptDirectory.from_config(config)
-    known = {revision.revision for revision in script.walk_revisions()}
-    with database_faults():
-        with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise ConfigFault(
-                f"the database has revision {current[:20]!r}, which this version does not know",
-                hint="It was written by a newer version: upgrade, or restore a backup.",
-            )
-        if current != script.get_current_head():
-            with engine.begin() as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+def _check_driver() -> None:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:  # also raised when it finds no libpq
+        raise DatabaseRefused(
+            f"a postgresql database needs psycopg, which does not load: {error}",
+            hint="pip install 'ares-p2p[postgres]'",
+        ) from error

@@ -6,9 +6,11 @@ to a balance is said by its state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from ares_p2p.domain import AuditOutcome, EntryStatus, PostingKind, PostingState
+from ares_coordinator.store.rows import RecordRow
+from ares_p2p.domain import NO_PAGE, AuditOutcome, EntryStatus, PostingKind, PostingState
 from ares_p2p.ids import Digest, PeerId
 
 
@@ -64,6 +66,8 @@ class StandingRow:
     peer: PeerId
     settled_ucredits: int
     pending_ucredits: int
+    recent_ucredits: float  # as it was at recent_ms
+    recent_ms: int
     gpu_passes: int
     first_seen_ms: int
     last_seen_ms: int
@@ -86,3 +90,65 @@ class WorkRow:
     tokens: int
     credit_state: PostingState | None  # None: nothing was posted
     amount_ucredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandingsRow:
+    """The projection of all postings of one worker, whatever their kind.
+
+    `recent_ucredits` is settled credit that halves every 30 days, as it was at `recent_ms`, the
+    time of the worker's newest posting; `recent_score` orders workers by it at any moment. See
+    `ares_coordinator.store.decay`.
+    """
+
+    worker: PeerId
+    first_seen_ms: int
+    settled_ucredits: int
+    pending_ucredits: int
+    recent_ucredits: float
+    recent_ms: int
+    recent_score: float
+    streak: int  # settled training since the last posting that voided or took back
+    last_posting_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRow:
+    """A signed head of the Merkle log, and the page that leads to it."""
+
+    size: int  # postings under it
+    root: Digest
+    cycle: int
+    round: int
+    envelope: bytes = field(repr=False)
+    page_blob_id: Digest
+    page_size_bytes: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageToSign:
+    """What a settlement is made from: the page it seals, and balances after its postings."""
+
+    blob_id: Digest  # NO_PAGE: nothing was posted since the head before
+    size_bytes: int
+    settled_ucredits: Callable[[PeerId], int]  # of a worker; to be called while signing only
+
+
+@dataclass(frozen=True, slots=True)
+class SealRow:
+    """A settled round: its signed settlement and, unless nothing was posted, head and page."""
+
+    settlement: RecordRow
+    head: RecordRow | None = None
+    page: Digest = NO_PAGE
+    page_data: bytes = field(default=b"", repr=False)  # the blob to serve
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row with a value that no version of this program writes."""
+
+    table: str
+    key: tuple[object, ...]
+    problem: str

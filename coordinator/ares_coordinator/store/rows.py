@@ -53,6 +53,14 @@ class Stage(StrEnum):
     AFTER = "after"
 
 
+class DrawReason(StrEnum):
+    """Why a contribution was audited or not: the lottery's word, or somebody asked for it."""
+
+    LOTTERY = "lottery"
+    ALARM = "alarm"  # the round made the model worse
+    OPERATOR = "operator"
+
+
 class MetaKey(StrEnum):
     """Keys of the few single values; the first two can be written once only."""
 
@@ -191,6 +199,20 @@ class RefusalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LotteryRow:
+    """Whether a contribution is audited, and from what that follows."""
+
+    commit_sha256: Digest
+    cycle: int
+    round: int
+    peer: PeerId
+    streak: int  # of its author when the round was finished
+    rate: float
+    drawn: bool
+    reason: DrawReason = DrawReason.LOTTERY
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRow:
     """A contribution to be replayed, or that was: `outcome` is None while it is pending."""
 
@@ -206,6 +228,16 @@ class AuditRow:
     cosine_drop: float | None = None
     code: str = ""
     message: str = ""
+    shadow: bool = False
+    auditor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogRow:
+    """The audits still to do."""
+
+    open: int
+    oldest_ms: int | None  # when the one that waits longest was drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +252,8 @@ class VerdictRow:
     code: str
     message: str
     done_ms: int
+    shadow: bool = False  # recorded, and without consequence
+    auditor: str = ""  # the peer whose replay it rests on, "" for our own
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.rows import AuditRow, ContributionRow, VerdictRow
+from ares_coordinator.store.rows import AuditRow, BacklogRow, ContributionRow, VerdictRow
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, to_row, to_values, update_row
 from ares_coordinator.store.sql_credit import append_postings
 from ares_p2p.domain import AuditOutcome, Posting
 from ares_p2p.errors import InternalFault
+from ares_p2p.ids import PeerId
 
 
 class SqlAudits(SqlBase):
     """Implements the audits of `RoundStore`; its docstrings are there."""
 
-    def pending_audits(self, cycle: int, round_number: int | None = None) -> tuple[AuditRow, ...]:
+    def pending_audits(
+        self, cycle: int, round_number: int | None = None, *, limit: int = 100
+    ) -> tuple[AuditRow, ...]:
         c = t.audits.c
         query = select(t.audits).where(c.cycle == cycle, c.outcome.is_(None))
         if round_number is not None:
             query = query.where(c.round == round_number)
-        with self._read() as connection:
-            rows = connection.execute(query.order_by(c.round, c.commit_sha256))
-            return tuple(to_row(AuditRow, row) for row in rows)
+        return self._rows(AuditRow, query.order_by(c.round, c.commit_sha256).limit(limit))
 
     def audits(self, cycle: int, round_number: int) -> tuple[AuditRow, ...]:
+        return self._of_round(AuditRow, t.audits, cycle, round_number, order="commit_sha256")
+
+    def audit_backlog(self) -> BacklogRow:
         c = t.audits.c
-        query = select(t.audits).where(c.cycle == cycle, c.round == round_number)
+        query = select(func.count().label("open"), func.min(c.created_ms).label("oldest_ms"))
         with self._read() as connection:
-            rows = connection.execute(query.order_by(c.commit_sha256))
-            return tuple(to_row(AuditRow, row) for row in rows)
+            row = connection.execute(query.where(c.outcome.is_(None))).one()
+            return to_row(BacklogRow, row)
+
+    def failed_audit(self, peer: PeerId, *, at_ms: int) -> AuditRow | None:
+        c = t.audits.c
+        query = select(t.audits).where(
+            c.peer == peer, c.outcome == str(AuditOutcome.FAIL), c.shadow == 0, c.done_ms <= at_ms
+        )
+        newest = query.order_by(c.done_ms.desc(), c.cycle.desc(), c.round.desc()).limit(1)
+        return next(iter(self._rows(AuditRow, newest)), None)
 
     def record_verdict(self, verdict: VerdictRow, postings: Sequence[Posting]) -> bool:
         key = {"commit_sha256": verdict.commit_sha256}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, and_, insert, select, update
 
-from ares_coordinator.store.connect import READ_ONLY, database_faults
+from ares_coordinator.store.connect import READ_ONLY
+from ares_coordinator.store.faults import database_faults
 from ares_p2p.errors import InternalFault
 
 if TYPE_CHECKING:
@@ -63,9 +64,18 @@ class SqlBase:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        """Enter a transaction that holds the write lock; an exception undoes it."""
-        with database_faults(), self._engine.begin() as connection:
+        """Enter a transaction that holds the write lock; an exception undoes it.
+
+        Raises: TransactionUndone: nothing is stored, it may be done again. StoreFault, DiskFull.
+        """
+        with (
+            database_faults(),
+            self._engine.connect() as connection,
+            connection.begin() as transaction,
+        ):
             yield connection
+            with database_faults(committing=True):
+                transaction.commit()
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -79,7 +89,8 @@ class SqlBase:
         self, cls: type[R], table: Table, cycle: int, round_number: int, *, order: str
     ) -> tuple[R, ...]:
         wanted = (table.c.cycle == cycle, table.c.round == round_number)
-        return self._rows(cls, select(table).where(*wanted).order_by(table.c[order]))
+        whole = (table.c[order], *table.primary_key)  # no two rows are equal in it
+        return self._rows(cls, select(table).where(*wanted).order_by(*whole))
 
     def _rows(self, cls: type[R], query: Select[tuple[object, ...]]) -> tuple[R, ...]:
         with self._read() as connection:

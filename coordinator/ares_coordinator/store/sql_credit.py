@@ -1,46 +1,74 @@
-"""The first half of `CreditStore` over SQL: postings, their projection, workers.
+"""The first part of `CreditStore` over SQL: postings, their projection, workers.
 
-The projection `worker_totals` changes in the transaction of the posting that changes it; a
-posting counts for its piece of work only when no other one says something higher.
+Postings come in batches: a few reads for all of them, then one statement a table. The log's nodes
+and the projections `worker_totals` and `standings` change in the transaction of the postings that
+change them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, insert, or_, select, tuple_, update
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import TotalsRow, WorkerRow
+from ares_coordinator.store.credit_rows import StandingsRow, TotalsRow, WorkerRow
+from ares_coordinator.store.projection import Place, Projection, Work, new_standing, work_of
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
-from ares_p2p.domain import Posting, PostingState
+from ares_coordinator.store.sql_nodes import append_leaves, log_size
+from ares_p2p.crypto.merkle import leaf_hash
+from ares_p2p.domain import AuditOutcome, Posting, PostingKind, PostingState
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import Digest, PeerId
+from ares_p2p.proofs.ledger import leaf_of
 
 RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
+BATCH = 500  # values in one IN: with three columns, far below what both databases take
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
     """Append inside a transaction of the caller; see `CreditStore.add_postings`."""
-    return sum(_append(connection, posting) for posting in postings)
+    new = _unknown(connection, postings)
+    if not new:
+        return 0
+    size = log_size(connection)
+    stored = [replace(posting, id=size + at) for at, posting in enumerate(new, start=1)]
+    totals = _stored_totals(connection, stored)
+    standings = _stored_standings(connection, stored)
+    projection = Projection(_highest(connection, stored), dict(totals), dict(standings))
+    for worker, first_seen_ms in _first_seen(connection, stored, without=standings):
+        projection.standings[worker] = new_standing(worker, first_seen_ms)
+    connection.execute(insert(t.postings), [to_values(posting) for posting in stored])
+    append_leaves(connection, size, [leaf_hash(leaf_of(posting)) for posting in stored])
+    projection.add_all(stored)
+    _save(connection, t.worker_totals, projection.totals, before=totals)
+    _save(connection, t.standings, projection.standings, before=standings)
+    return len(stored)
 
 
-def _append(connection: Connection, posting: Posting) -> bool:
-    stored = fetch_one(connection, Posting, t.postings, key=posting.key)
-    if stored is not None:
-        if _content(stored) != _content(posting):
+def _unknown(connection: Connection, postings: Sequence[Posting]) -> list[Posting]:
+    """Return those whose key is not stored, each key once.
+
+    Raises: InternalFault: a key that is stored, or comes twice, with other content.
+    """
+    known: dict[str, Posting] = {}
+    for batch in _batches({posting.key for posting in postings}):
+        query = select(t.postings).where(t.postings.c.key.in_(batch))
+        known |= {row.key: to_row(Posting, row) for row in connection.execute(query)}
+    new = []
+    for posting in postings:
+        stored = known.get(posting.key)
+        if stored is None:
+            known[posting.key] = posting
+            new.append(posting)
+        elif _content(stored) != _content(posting):
             raise InternalFault(f"posting {posting.key} is stored with other content")
-        return False
-    before = _highest(connection, posting)
-    values = to_values(posting)
-    del values["id"]
-    connection.execute(insert(t.postings).values(**values))
-    if before is None or posting.state.rank > before.state.rank:
-        if before is not None:
-            _add_to_totals(connection, before, -before.amount_ucredits)
-        _add_to_totals(connection, posting, posting.amount_ucredits)
-    return True
+    return new
 
 
 def _content(posting: Posting) -> Posting:
@@ -53,33 +81,77 @@ def _content(posting: Posting) -> Posting:
     return replace(posting, id=0, at_ms=0, code="" if void else posting.code)
 
 
-def _highest(connection: Connection, posting: Posting) -> Posting | None:
+def _batches(values: Collection[V]) -> Iterator[list[V]]:
+    rest = iter(values)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _highest(connection: Connection, postings: Sequence[Posting]) -> dict[Work, Posting]:
+    """Return the posting that decides so far, of every piece of work that has one."""
+    found: dict[Work, Posting] = {}
     c = t.postings.c
-    query = (
-        select(t.postings)
-        .where(
-            c.worker == posting.worker,
-            c.kind == str(posting.kind),
-            c.commit_sha256 == posting.commit_sha256,
-        )
-        .order_by(RANK.desc(), c.id)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else to_row(Posting, row)
+    for batch in _batches({work_of(posting) for posting in postings}):
+        values = [(worker, str(kind), commit) for worker, kind, commit in batch]
+        same = tuple_(c.worker, c.kind, c.commit_sha256).in_(values)
+        query = select(t.postings).where(same).order_by(RANK, c.id.desc())
+        for row in connection.execute(query):  # the last one of each is the highest
+            posting = to_row(Posting, row)
+            found[work_of(posting)] = posting
+    return found
 
 
-def _add_to_totals(connection: Connection, posting: Posting, amount_ucredits: int) -> None:
-    c, column = t.worker_totals.c, f"{posting.state}_ucredits"
-    changed = connection.execute(
-        update(t.worker_totals)
-        .where(c.worker == posting.worker, c.kind == str(posting.kind))
-        .values({column: c[column] + amount_ucredits})
-    )
-    if changed.rowcount == 0:
-        row = TotalsRow(posting.worker, posting.kind, 0, 0, 0, 0)
-        values = to_values(row) | {column: amount_ucredits}
-        connection.execute(insert(t.worker_totals).values(**values))
+def _stored_totals(connection: Connection, postings: Sequence[Posting]) -> dict[Place, TotalsRow]:
+    found: dict[Place, TotalsRow] = {}
+    c = t.worker_totals.c
+    for batch in _batches({(posting.worker, str(posting.kind)) for posting in postings}):
+        query = select(t.worker_totals).where(tuple_(c.worker, c.kind).in_(batch))
+        rows = (to_row(TotalsRow, row) for row in connection.execute(query))
+        found |= {(row.worker, row.kind): row for row in rows}
+    return found
+
+
+def _stored_standings(
+    connection: Connection, postings: Sequence[Posting]
+) -> dict[PeerId, StandingsRow]:
+    found: dict[PeerId, StandingsRow] = {}
+    for batch in _batches({posting.worker for posting in postings}):
+        query = select(t.standings).where(t.standings.c.worker.in_(batch))
+        rows = (to_row(StandingsRow, row) for row in connection.execute(query))
+        found |= {row.worker: row for row in rows}
+    return found
+
+
+def _first_seen(
+    connection: Connection, postings: Sequence[Posting], *, without: Collection[PeerId]
+) -> Iterator[tuple[PeerId, int]]:
+    c = t.workers.c
+    for batch in _batches({posting.worker for posting in postings} - set(without)):
+        query = select(c.peer, c.first_seen_ms).where(c.peer.in_(batch))
+        yield from ((row.peer, row.first_seen_ms) for row in connection.execute(query))
+
+
+def _save(
+    connection: Connection,
+    table: Table,
+    rows: Mapping[K, TotalsRow] | Mapping[K, StandingsRow],
+    *,
+    before: Collection[K],
+) -> None:
+    """Write rows that were read in this transaction, or were not there."""
+    key = [column.name for column in table.primary_key]
+    values = {place: to_values(row) for place, row in rows.items()}
+    new = [content for place, content in values.items() if place not in before]
+    if new:
+        connection.execute(insert(table), new)
+    changed = [content for place, content in values.items() if place in before]
+    if changed:
+        names = [column.name for column in table.c if not column.primary_key]
+        same = and_(*(table.c[name] == bindparam(f"key_{name}") for name in key))
+        query = update(table).where(same).values({name: bindparam(name) for name in names})
+        for content in changed:
+            content |= {f"key_{name}": content.pop(name) for name in key}
+        connection.execute(query, changed)
 
 
 def see_worker(connection: Connection, peer: PeerId, now_ms: int) -> None:
@@ -90,6 +162,14 @@ def see_worker(connection: Connection, peer: PeerId, now_ms: int) -> None:
     if changed.rowcount == 0:
         row = WorkerRow(peer, now_ms, now_ms, device="", gpu=False, software="")
         insert_row(connection, t.workers, row)
+
+
+def _last_pass(connection: Connection, worker: PeerId) -> tuple[int, int] | None:
+    """Return cycle and round of a worker's newest work that passed an audit."""
+    c = t.audits.c
+    query = select(c.cycle, c.round).where(c.peer == worker, c.outcome == str(AuditOutcome.PASS))
+    row = connection.execute(query.order_by(c.cycle.desc(), c.round.desc()).limit(1)).first()
+    return None if row is None else (row.cycle, row.round)
 
 
 class SqlCredit(SqlBase):
@@ -105,8 +185,25 @@ class SqlCredit(SqlBase):
         with self._read() as connection:
             return tuple(to_row(Posting, row) for row in connection.execute(query))
 
+    def postings_of(
+        self, worker: PeerId, *, after_id: int = 0, limit: int = 1000
+    ) -> tuple[Posting, ...]:
+        c = t.postings.c
+        query = select(t.postings).where(c.worker == worker, c.id > after_id)
+        return self._rows(Posting, query.order_by(c.id).limit(limit))
+
+    def postings_of_round(self, cycle: int, round_number: int) -> tuple[Posting, ...]:
+        return self._of_round(Posting, t.postings, cycle, round_number, order="id")
+
+    def posting(self, posting_id: int) -> Posting | None:
+        with self._read() as connection:
+            return fetch_one(connection, Posting, t.postings, id=posting_id)
+
     def posting_of(self, commit_sha256: Digest) -> Posting | None:
-        query = select(t.postings).where(t.postings.c.commit_sha256 == commit_sha256)
+        c = t.postings.c  # the pay for replaying it names the same commit, and is another work
+        query = select(t.postings).where(
+            c.commit_sha256 == commit_sha256, c.kind != str(PostingKind.AUDIT)
+        )
         with self._read() as connection:
             row = connection.execute(query.order_by(RANK.desc(), t.postings.c.id).limit(1)).first()
             return None if row is None else to_row(Posting, row)
@@ -123,6 +220,34 @@ class SqlCredit(SqlBase):
             c.worker == worker, c.state == str(PostingState.PENDING), ~decided.exists()
         )
         with self._read() as connection:
+            rows = connection.execute(query.order_by(c.id))
+            return tuple(to_row(Posting, row) for row in rows)
+
+    def trusted_since_last_pass(self, worker: PeerId) -> tuple[Posting, ...]:
+        c, lot, higher = t.postings.c, t.lottery.c, t.postings.alias()
+        overridden = select(higher.c.id).where(
+            higher.c.worker == c.worker,
+            higher.c.kind == c.kind,
+            higher.c.commit_sha256 == c.commit_sha256,
+            higher.c.state.in_((str(PostingState.VOID), str(PostingState.CLAWBACK))),
+        )
+        query = (
+            select(t.postings)
+            .join(t.lottery, lot.commit_sha256 == c.commit_sha256)
+            .where(
+                c.worker == worker,
+                c.kind != str(PostingKind.AUDIT),
+                c.state == str(PostingState.SETTLED),
+                lot.drawn == 0,
+                ~overridden.exists(),
+            )
+        )
+        with self._read() as connection:
+            last = _last_pass(connection, worker)
+            if last is not None:
+                cycle, round_number = last
+                later = and_(c.cycle == cycle, c.round > round_number)
+                query = query.where(or_(c.cycle > cycle, later))
             rows = connection.execute(query.order_by(c.id))
             return tuple(to_row(Posting, row) for row in rows)
 

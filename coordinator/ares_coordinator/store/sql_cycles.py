@@ -21,7 +21,7 @@ from ares_coordinator.store.sql_base import (
 from ares_p2p.errors import ConfigFault, InternalFault
 
 WRITE_ONCE = (MetaKey.NETWORK_ID, MetaKey.COORDINATOR)
-ROUND_KINDS = ("plan", "commits", "manifest", "settlement")
+ROUND_KINDS = ("plan", "commits", "manifest", "audits", "settlement")
 
 
 def save_records(connection: Connection, records: Sequence[RecordRow]) -> None:
@@ -185,7 +185,7 @@ class SqlCycles(SqlBase):
         query = (
             select(t.records)
             .where(columns.kind == kind)
-            .order_by(columns.cycle.desc(), columns.round.desc(), columns.seq.desc())
+            .order_by(columns.cycle.desc(), columns.round.desc(), columns.seq.desc(), columns.peer)
             .limit(1)
         )
         with self._read() as connection:
@@ -199,7 +199,7 @@ class SqlCycles(SqlBase):
             columns.cycle.in_((0, cycle)),
             or_(columns.kind.not_in(ROUND_KINDS), columns.round >= from_round),
         )
-        order = (columns.cycle, columns.round, columns.seq)
+        order = (columns.cycle, columns.round, columns.seq, columns.kind, columns.peer)
         with self._read() as connection:
             rows = connection.execute(select(t.records).where(wanted).order_by(*order))
             return tuple(to_row(RecordRow, row) for row in rows)

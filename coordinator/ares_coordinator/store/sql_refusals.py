@@ -57,7 +57,8 @@ class SqlRefusals(SqlBase):
     def refusals_of_cycle(self, cycle: int, limit: int) -> tuple[RefusalRow, ...]:
         c = t.refusals.c
         query = select(t.refusals).where(c.cycle == cycle)
-        found = self._rows(RefusalRow, query.order_by(c.last_ms.desc(), c.code).limit(limit))
+        newest = (c.last_ms.desc(), c.code, c.round.desc(), c.peer)
+        found = self._rows(RefusalRow, query.order_by(*newest).limit(limit))
         work, r = t.contributions.c, t.rounds.c
         by_aggregate = (
             select(
@@ -82,5 +83,6 @@ class SqlRefusals(SqlBase):
     def refusals_of(self, peer: PeerId, limit: int) -> tuple[RefusalRow, ...]:
         c = t.refusals.c
         query = select(t.refusals).where(c.peer == peer)
-        query = query.order_by(c.last_ms.desc(), c.code).limit(limit)
+        newest = (c.last_ms.desc(), c.code, c.cycle.desc(), c.round.desc())
+        query = query.order_by(*newest).limit(limit)
         return self._rows(RefusalRow, query)

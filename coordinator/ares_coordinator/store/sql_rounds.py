@@ -12,11 +12,11 @@ from sqlalchemy import (
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.rows import (
-    AuditRow,
     CommitResult,
     CommitRow,
     ContributionRow,
     EquivocationRow,
+    LotteryRow,
     RecordRow,
     RoundCounts,
     RoundRow,
@@ -25,9 +25,12 @@ from ares_coordinator.store.rows import (
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
 from ares_coordinator.store.sql_credit import append_postings, see_worker
 from ares_coordinator.store.sql_cycles import renew_record, save_records
+from ares_coordinator.store.sql_lottery import save_lottery
 from ares_p2p.domain import EntryStatus, Posting
 from ares_p2p.errors import CommitLate, CommitReplayed, Equivocation, InternalFault, UnknownRound
 from ares_p2p.ids import Digest
+
+SETTLEMENT_KIND = "settlement"  # of the records
 
 
 def _round(connection: Connection, cycle: int, round_number: int) -> RoundRow | None:
@@ -59,7 +62,7 @@ def _check_chain(
 
 
 class SqlRounds(SqlBase):
-    """Implements `RoundStore` but for audits and refusals; its docstrings are there."""
+    """Implements `RoundStore` but for lottery, audits and refusals; its docstrings are there."""
 
     def open_round(
         self,
@@ -117,6 +120,7 @@ class SqlRounds(SqlBase):
         mean_loss: float | None,
         contributions: Sequence[ContributionRow],
         postings: Sequence[Posting],
+        lottery: Sequence[LotteryRow],
         now_ms: int,
         records: Sequence[RecordRow] = (),
     ) -> bool:
@@ -141,9 +145,8 @@ class SqlRounds(SqlBase):
             update_row(connection, t.rounds, {"cycle": cycle, "round": round_number}, values)
             for row in contributions:
                 insert_row(connection, t.contributions, row)
-            for row in used:
-                audit = AuditRow(row.commit_sha256, cycle, round_number, row.peer, now_ms)
-                insert_row(connection, t.audits, audit)
+            paid = [row.commit_sha256 for row in used]
+            save_lottery(connection, lottery, used=paid, now_ms=now_ms)
             append_postings(connection, postings)
             save_records(connection, records)
             return True
@@ -165,6 +168,16 @@ class SqlRounds(SqlBase):
     def rounds(self, cycle: int) -> tuple[RoundRow, ...]:
         query = select(t.rounds).where(t.rounds.c.cycle == cycle).order_by(t.rounds.c.round)
         return self._rows(RoundRow, query)
+
+    def unsettled_round(self, cycle: int) -> RoundRow | None:
+        c, r = t.rounds.c, t.records.c
+        settled = select(r.round).where(
+            r.kind == SETTLEMENT_KIND, r.cycle == c.cycle, r.round == c.round, r.peer == ""
+        )
+        query = select(t.rounds).where(
+            c.cycle == cycle, c.state == str(RoundState.AGGREGATED), ~settled.exists()
+        )
+        return next(iter(self._rows(RoundRow, query.order_by(c.round).limit(1))), None)
 
     def round_counts(self, cycle: int) -> tuple[RoundCounts, ...]:
         c, work = t.commits.c, t.contributions.c

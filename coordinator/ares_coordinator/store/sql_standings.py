@@ -1,12 +1,21 @@
-"""The second half of `CreditStore` over SQL: what people look at."""
+"""The last part of `CreditStore` over SQL: what people look at, and what trust goes by."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sqlalchemy import and_, case, func, select
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.credit_rows import ActiveWorkerRow, CountsRow, StandingRow, WorkRow
-from ares_coordinator.store.sql_base import SqlBase, to_row
+from ares_coordinator.store.credit_rows import (
+    ActiveWorkerRow,
+    CountsRow,
+    StandingRow,
+    StandingsRow,
+    WorkRow,
+)
+from ares_coordinator.store.decay import NO_SCORE
+from ares_coordinator.store.sql_base import SqlBase, fetch_one, to_row
 from ares_coordinator.store.sql_credit import RANK
 from ares_p2p.domain import EntryStatus, PostingKind, PostingState
 from ares_p2p.ids import PeerId
@@ -36,27 +45,77 @@ class SqlStandings(SqlBase):
             row = connection.execute(workers.select_from(t.workers)).one()
             return CountsRow(int(row[0]), int(row[1]), connection.execute(used).scalar_one())
 
-    def leaderboard(self, limit: int) -> tuple[StandingRow, ...]:
-        w, c = t.workers.c, t.worker_totals.c
-        settled = func.sum(c.settled_ucredits)
+    def leaderboard(
+        self, limit: int, *, offset: int = 0, by_recent: bool = False
+    ) -> tuple[StandingRow, ...]:
+        w, c = t.workers.c, t.standings.c
+        order = (c.recent_score if by_recent else c.settled_ucredits).desc()
+        wanted = c.recent_score > NO_SCORE if by_recent else c.settled_ucredits > 0
+        ranks = (order, c.first_seen_ms, c.worker)
+        # the page first, from an index alone, then its rows and workers: what is skipped costs
+        # one step each
+        page = select(c.worker).where(wanted).order_by(*ranks).limit(limit).offset(offset)
         query = (
             select(
                 w.peer,
-                settled.label("settled_ucredits"),
-                func.sum(c.pending_ucredits).label("pending_ucredits"),
+                c.settled_ucredits,
+                c.pending_ucredits,
+                c.recent_ucredits,
+                c.recent_ms,
                 w.gpu_passes,
                 w.first_seen_ms,
                 w.last_seen_ms,
                 w.display_name,
             )
-            .join(t.worker_totals, c.worker == w.peer)
-            .group_by(w.peer)
-            .having(settled > 0)
-            .order_by(settled.desc(), w.first_seen_ms, w.peer)
-            .limit(limit)
+            .join_from(t.standings, t.workers, w.peer == c.worker)
+            .where(c.worker.in_(page))
+            .order_by(*ranks)
+        )
+        return self._rows(StandingRow, query)
+
+    def standing(self, worker: PeerId) -> StandingsRow | None:
+        with self._read() as connection:
+            return fetch_one(connection, StandingsRow, t.standings, worker=worker)
+
+    def standings(
+        self, *, after: PeerId | None = None, limit: int = 1000
+    ) -> tuple[StandingsRow, ...]:
+        c = t.standings.c
+        query = select(t.standings).order_by(c.worker).limit(limit)
+        if after is not None:
+            query = query.where(c.worker > after)
+        return self._rows(StandingsRow, query)
+
+    def streaks(self, peers: Sequence[PeerId]) -> dict[PeerId, int]:
+        c = t.standings.c
+        with self._read() as connection:
+            rows = connection.execute(select(c.worker, c.streak).where(c.worker.in_(set(peers))))
+            return dict.fromkeys(peers, 0) | {row.worker: row.streak for row in rows}
+
+    def audit_streaks(self, auditors: Sequence[PeerId]) -> dict[PeerId, int]:
+        c, broken = t.postings.c, t.postings.alias()
+        last = (
+            select(func.coalesce(func.max(broken.c.id), 0))
+            .where(
+                broken.c.worker == c.worker,
+                broken.c.kind == str(PostingKind.AUDIT),
+                broken.c.state.in_((str(PostingState.VOID), str(PostingState.CLAWBACK))),
+            )
+            .scalar_subquery()
+        )
+        query = (
+            select(c.worker, func.count().label("streak"))
+            .where(
+                c.worker.in_(set(auditors)),
+                c.kind == str(PostingKind.AUDIT),
+                c.state == str(PostingState.SETTLED),
+                c.id > last,
+            )
+            .group_by(c.worker)
         )
         with self._read() as connection:
-            return tuple(to_row(StandingRow, row) for row in connection.execute(query))
+            rows = connection.execute(query)
+            return dict.fromkeys(auditors, 0) | {row.worker: row.streak for row in rows}
 
     def tier_inputs(self) -> tuple[tuple[int, int], ...]:
         w, c = t.workers.c, t.worker_totals.c

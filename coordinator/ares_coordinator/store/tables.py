@@ -13,17 +13,18 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
-    Text,
     UniqueConstraint,
 )
 
 from ares_coordinator.store.columns import (
     INT,
+    TEXT,
     blob,
     check_digest,
     check_flag,
     check_not_negative,
     check_one_of,
+    falling,
     integer,
     log_table,
     new_metadata,
@@ -210,7 +211,7 @@ audits = strict_table(
     text("code"),
     text("message"),
     Column("shadow", INT, nullable=False, server_default="0"),
-    Column("auditor", Text, nullable=False, server_default=""),
+    Column("auditor", TEXT, nullable=False, server_default=""),
     check_one_of("outcome", OUTCOMES),
     CheckConstraint("(done_ms IS NULL) = (outcome IS NULL)", name="done"),
     Index(None, "cycle", "round"),
@@ -234,6 +235,8 @@ postings = log_table(
     check_one_of("state", ("pending", "settled", "void", "clawback")),
     check_not_negative("amount_ucredits"),
     Index(None, "worker", "kind", "commit_sha256"),
+    Index(None, "worker", "id"),
+    Index(None, "cycle", "round"),
 )
 
 worker_totals = strict_table(
@@ -304,7 +307,7 @@ events = log_table(
 )
 
 REASONS = ("lottery", "alarm", "operator")
-RESULTS = ("agreed", "contradicted", "missed", "unusable")
+RESULTS = ("agreed", "trusted", "contradicted", "missed", "unusable")
 
 lottery = strict_table(
     metadata,
@@ -353,6 +356,15 @@ decoys = strict_table(
     text("forgery"),
 )
 
+auditors = strict_table(
+    metadata,
+    "auditors",
+    text("peer", key=True),
+    integer("named_ms", null=True),
+    integer("dismissed_ms", null=True),
+    text("message"),
+)
+
 log_nodes = strict_table(
     metadata,
     "log_nodes",
@@ -374,6 +386,7 @@ log_heads = strict_table(
     blob("page_blob_id"),
     integer("page_size_bytes"),
     integer("at_ms"),
+    UniqueConstraint("cycle", "round"),
     check_digest("root"),
     check_digest("page_blob_id"),
     check_not_negative("size", "page_size_bytes"),
@@ -392,8 +405,24 @@ standings = strict_table(
     integer("streak"),
     integer("last_posting_id"),
     check_not_negative("settled_ucredits", "pending_ucredits", "streak"),
-    Index("ix_standings_settled", "settled_ucredits", "first_seen_ms", "worker"),
-    Index("ix_standings_recent", "recent_score", "first_seen_ms", "worker"),
+    Index("ix_standings_settled", falling("settled_ucredits"), "first_seen_ms", "worker"),
+    Index("ix_standings_recent", falling("recent_score"), "first_seen_ms", "worker"),
+)
+
+alarms = strict_table(
+    metadata,
+    "alarms",
+    integer("cycle", key=True),
+    integer("round", key=True),
+    integer("corrected_in_round", null=True),
+    number("held_out_before", null=False),
+    number("held_out_bad", null=False),
+    number("held_out_after"),
+    number("standard_error", null=False),
+    integer("evaluations"),
+    text("message"),
+    integer("at_ms"),
+    check_not_negative("evaluations"),
 )
 
 corrections = strict_table(

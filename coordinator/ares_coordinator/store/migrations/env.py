@@ -1,4 +1,4 @@
-"""Alembic runs this for every command: the connection comes from `connect.migrate`."""
+"""Alembic runs this for every command: the connection comes from `revisions`."""
 
 from __future__ import annotations
 
