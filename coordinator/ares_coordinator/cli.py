@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ares_coordinator.commands import audit, db
 from ares_p2p.errors import AresError, ConfigFault
 
 app = typer.Typer(
@@ -22,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(audit.app, name="audit")
+app.add_typer(db.app, name="db")
 
 DataDir = Annotated[
     Path | None,
@@ -46,11 +50,11 @@ def init(
     from pydantic import ValidationError
 
     from ares_coordinator.settings import (
-        DATABASE_FILE,
         IDENTITY_FILE,
         CoordinatorSettings,
         write_settings,
     )
+    from ares_coordinator.store.connect import database_target
     from ares_coordinator.store.sql import open_store
     from ares_p2p.crypto.keys import load_or_create_identity
     from ares_p2p.network.invite import Invite
@@ -65,7 +69,7 @@ def init(
         raise ConfigFault(_first_error(error)) from error
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     identity = load_or_create_identity(folder / IDENTITY_FILE)
-    open_store(folder / DATABASE_FILE).close()
+    open_store(database_target(folder, settings.database.url)).close()
     path = write_settings(folder, settings)  # last: with it, the network is set up
     reference = Invite(name, identity.peer_id).encode()
     if as_json:

@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.herald import Herald
+from ares_coordinator.seating import Seating
 from ares_coordinator.store.rows import CommitResult, CommitRow, RecordRow, RoundState
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitAck, CommitSet, RoundPlan
 from ares_p2p.errors import (
+    AresError,
     CommitLate,
     CoordinatorAway,
     Equivocation,
     PayloadMalformed,
     PeerFault,
+    RateLimited,
 )
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.records import Records
 from ares_p2p.rounds.commits import CommitBook, SignedCommit, open_commit
 from ares_p2p.rounds.seedchain import revealed_seed
 from ares_p2p.wire.codec import class_of, decode_envelope, encode_envelope
+
+OwnCommit = Callable[[CommitBook], Awaitable[Envelope]]  # signs it once its place is sure
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +50,10 @@ class CommitDesk:
     herald: Herald
     db: StoreThread
     clock: Clock
+    seating: Seating | None = None  # None: first come, first served
     book: CommitBook | None = None
     refused: set[PeerId] = field(default_factory=set)  # the round does not wait for these
+    _own: OwnCommit | None = None  # a commit of ours that goes in after the first of a peer
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _taking: set[asyncio.Task[Envelope]] = field(default_factory=set)
 
@@ -59,7 +66,7 @@ class CommitDesk:
             book.add(decode_envelope(row.envelope), now_ms=plan.opens_ms)
         async with self._lock:
             self.refused.clear()
-            self.book = book
+            self.book, self._own = book, None
         return book
 
     async def take(self, envelope: Envelope, remote: PeerId) -> Envelope:
@@ -82,12 +89,28 @@ class CommitDesk:
                 raise CoordinatorAway("no round is open just now")
             try:
                 await self._check_not_late(envelope, book)
+                await self._check_seat(book, envelope.signer, sender=remote)
                 signed = book.add(envelope, now_ms=now_ms, sender=remote)
             except PeerFault as fault:
                 await self._refuse(book, remote, fault)
                 await self._keep_evidence(envelope, fault, now_ms=now_ms)
                 raise
-            return await self._acknowledge(signed, book, now_ms=now_ms)
+            ack = await self._acknowledge(signed, book, now_ms=now_ms)
+            await self._enter_own(book)
+            return ack
+
+    async def _check_seat(self, book: CommitBook, peer: PeerId, *, sender: PeerId) -> None:
+        """Keep the last seats for those for whom they are held; see `seating`.
+
+        Raises: RateLimited.
+        """
+        if self.seating is None:
+            return
+        try:
+            await self.seating.check(peer, seated=book.commits)
+        except RateLimited as fault:
+            book.refuse(sender, fault)
+            raise
 
     async def _acknowledge(
         self, signed: SignedCommit, book: CommitBook, *, now_ms: int
@@ -114,6 +137,34 @@ class CommitDesk:
         envelope = encode_envelope(signed.envelope)
         row = CommitRow(signed.sha256, header.cycle, header.round, signed.peer, envelope, now_ms)
         return await self.db.call(self.db.store.add_commit, row, ack=ack)
+
+    # --- a commit of ours ----------------------------------------------------------------------
+
+    async def place(self, plan_sha256: Digest, commit: OwnCommit) -> None:
+        """Enter a commit of the coordinator's own once a peer's is in; see `audit.decoys`.
+
+        A round that nobody else works on stays empty, and one without a free seat beside the last
+        stays as it is. Forgotten when the round closes first.
+        """
+        async with self._lock:
+            book = self.book
+            if book is None or book.plan_sha256 != plan_sha256:
+                return
+            self._own = commit
+            await self._enter_own(book)
+
+    async def _enter_own(self, book: CommitBook) -> None:
+        commit, seats = self._own, self.cycle.config.limits.max_peers_per_round
+        if commit is None or not book.commits:
+            return
+        self._own = None
+        if len(book.commits) + 1 >= seats:
+            return
+        try:
+            signed = book.add(await commit(book), now_ms=self.clock.now_ms())
+            await self._acknowledge(signed, book, now_ms=self.clock.now_ms())
+        except AresError as fault:  # whoever commits now is not to be refused for that
+            log.warning("own_commit_failed", code=fault.code, why=fault.message)
 
     # --- refusals ------------------------------------------------------------------------------
 

@@ -22,6 +22,11 @@ class DataLayout:
         """Logs of this process and its children."""
         return self.root / "logs"
 
+    @property
+    def scratch(self) -> Path:
+        """Files on their way from the worker into the blobs; nothing in it is missed."""
+        return self.root / "scratch"
+
     def dataset(self, cycle: int) -> Path:
         """Folder of a cycle's `train.jsonl` and `eval.jsonl`."""
         return self.root / "ares-datasets" / f"cycle-{cycle}"

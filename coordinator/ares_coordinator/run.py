@@ -16,22 +16,23 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from ares_coordinator.api.app import create_root_app
+from ares_coordinator.api.app import ApiSettings, create_root_app
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.engine.runner import Engine
 from ares_coordinator.herald import Herald
 from ares_coordinator.layout import DataLayout
-from ares_coordinator.ledger.tiers import TierRule, tier_rules
-from ares_coordinator.settings import DATABASE_FILE, IDENTITY_FILE, CoordinatorSettings
+from ares_coordinator.settings import IDENTITY_FILE, CoordinatorSettings
+from ares_coordinator.store.connect import database_target
 from ares_coordinator.store.rows import MetaKey
 from ares_coordinator.store.thread import StoreThread
+from ares_coordinator.tierbook import rules_of
 from ares_coordinator.views import LiveViews
 from ares_p2p import PROTOCOL_VERSION
 from ares_p2p.clock import SystemClock
 from ares_p2p.crypto.keys import load_identity
 from ares_p2p.datadir import DataDirLock
 from ares_p2p.domain import NetworkDescriptor
-from ares_p2p.errors import ConfigFault, NodeDied, PortTaken
+from ares_p2p.errors import NodeDied, PortTaken
 from ares_p2p.ids import PeerId
 from ares_p2p.network.invite import MAX_ADDRESSES, Invite
 from ares_p2p.network.node import Node
@@ -97,7 +98,7 @@ async def _serve(
 ) -> None:
     files, clock = DataLayout(data_dir), SystemClock()
     await node.open(files.blobs)
-    db = await StoreThread.open(data_dir / DATABASE_FILE)
+    db = await StoreThread.open(database_target(data_dir, settings.database.url))
     herald = Herald(node.identity, node.network.network_id, db, node.records, clock)
     worker = ComputeWorker(files.logs / "worker.log")
     engine = Engine(settings, files, db, herald, node.records, node.blobs, clock, worker)
@@ -106,7 +107,7 @@ async def _serve(
     views = LiveViews(
         settings=settings, db=db, engine=engine, node=node, clock=clock, invite=invite
     )
-    runner = await _start_api(settings, views)
+    runner = await _start_api(settings, views, network_id=node.network.network_id, files=files)
     host, port = runner.addresses[0][:2]
     api_url = settings.network.api_url or f"http://{host}:{port}"
     try:
@@ -127,8 +128,18 @@ async def _serve(
         await db.close()
 
 
-async def _start_api(settings: CoordinatorSettings, views: LiveViews) -> web.AppRunner:
-    runner = web.AppRunner(create_root_app(views=views, tiers=_tiers(settings)), access_log=None)
+async def _start_api(
+    settings: CoordinatorSettings, views: LiveViews, *, network_id: str, files: DataLayout
+) -> web.AppRunner:
+    api = ApiSettings(
+        network_id=network_id,
+        tiers=rules_of(settings.credit),
+        files=files,
+        public_release_h=settings.credit.public_release_h,
+        limited=settings.network.api_limits,
+    )
+    app = create_root_app(views=views, settings=api)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, settings.network.api_host, settings.network.api_port)
     try:
@@ -141,14 +152,6 @@ async def _start_api(settings: CoordinatorSettings, views: LiveViews) -> web.App
             hint="Set network.api_port in config.toml, or run with --set network.api_port=0.",
         ) from error
     return runner
-
-
-def _tiers(settings: CoordinatorSettings) -> tuple[TierRule, ...]:
-    credit = settings.credit
-    try:
-        return tier_rules(contributor=credit.contributor, trainer=credit.trainer, core=credit.core)
-    except ValueError as error:
-        raise ConfigFault(f"credit: {error}", hint="Mend the tiers in config.toml.") from error
 
 
 async def _remember_network(db: StoreThread, settings: CoordinatorSettings, node: Node) -> None:

@@ -48,6 +48,7 @@ class NetworkSection(_Section):
     bootstrap: tuple[str, ...] = ()
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8787, ge=0, le=65_535)
+    api_limits: bool = True  # requests per minute by address and tier
     api_url: str = ""  # how the outside reaches the API; "" = http://api_host:api_port
 
 
@@ -157,8 +158,15 @@ class CreditSection(_Section):
     contributor: Positive = 100
     trainer: Positive = 500
     core: Positive = 1000
+    public_release_h: float = Field(default=72, ge=0)  # a new adapter is for everybody after that
     hold_rounds: int = Field(default=0, ge=0)  # credit stays pending so many rounds longer
     clawback: bool = True  # a failed audit takes back what was paid on trust since the last pass
+
+    @model_validator(mode="after")
+    def _rising(self) -> CreditSection:
+        if not 0 < self.contributor < self.trainer < self.core:
+            raise ValueError("contributor, trainer and core must rise")
+        return self
 
 
 class CoordinatorSettings(_Section):

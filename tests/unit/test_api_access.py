@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,15 @@ from api_samples import played_views
 from ares_coordinator.api.app import ApiSettings, create_root_app
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.ledger.tiers import BENEFITS, Tier
-from ares_coordinator.store.rows import CyclePhase
-from ares_coordinator.store.thread import StoreThread
 from ares_p2p.crypto.requests import sign_request
 from ares_p2p.errors import BadSignature, NotYetReleased, RateLimited, UnknownPath
 from netfixtures import HandClock
 from payloads import identity
-from store_samples import NOW, peer
+from store_samples import NOW, peer, promote
 
 TRAINER, FREE = 1, 4  # peer 1 of `played_views` has 600 credits and audited GPU work
 HOUR_S = 3600.0
 WEIGHTS = bytes(range(256)) * 4
-
-
-def _promote(db: StoreThread) -> None:
-    path = [CyclePhase.TRAIN, CyclePhase.STACK, CyclePhase.EVALUATE, CyclePhase.PROMOTE]
-    path += [CyclePhase.SETTLE, CyclePhase.DONE]
-    for here, there in itertools.pairwise(path):
-        fields: dict[str, Any] = (
-            {"promoted": True, "version": 1} if there is CyclePhase.SETTLE else {}
-        )
-        db.store.advance_phase(1, here, there, now_ms=NOW, **fields)
 
 
 @pytest.fixture
@@ -46,7 +33,7 @@ def clock() -> HandClock:
 @pytest.fixture
 async def client(tmp_path: Path, clock: HandClock) -> AsyncIterator[TestClient[Any, Any]]:
     views = await played_views(tmp_path)
-    await views.db.call(_promote, views.db)
+    await views.db.call(promote, views.db.store)
     files = DataLayout(tmp_path)
     files.adapter(1).mkdir(parents=True)
     (files.adapter(1) / "adapter_model.safetensors").write_bytes(WEIGHTS)

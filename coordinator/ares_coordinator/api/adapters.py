@@ -7,8 +7,12 @@ is the plain download.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from aiohttp import hdrs, web
 
@@ -32,6 +36,7 @@ class AdapterFile(Reply):
 
     name: str
     size_bytes: int
+    sha256: str
 
 
 class AdapterDownload(Reply):
@@ -60,16 +65,19 @@ class AdapterRoutes:
     def routes(self) -> list[web.RouteDef]:
         """Return what to add to a router."""
         return [
-            web.get("/adapters", self.list),
+            web.get("/adapters", self.index),
             web.get("/adapters/{cycle}/{name}", self.download),
         ]
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def index(self, request: web.Request) -> web.Response:
         """Every promoted adapter, newest first, as a bare array."""
         db, tier = self.views.db, request[TIER]
-        cycles = await db.call(db.store.cycles)
-        replies: list[Reply] = [self._present(row, tier) for row in _promoted(cycles)]
-        return json_list_reply(request, list(replies))
+        cycles = _promoted(await db.call(db.store.cycles))
+        files = await asyncio.to_thread(lambda: [self._files(row.cycle) for row in cycles])
+        return json_list_reply(
+            request,
+            [self._present(row, some, tier) for row, some in zip(cycles, files, strict=True)],
+        )
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """One file of one adapter; ranges are served.
@@ -79,8 +87,7 @@ class AdapterRoutes:
         number, name = _cycle_number(request), request.match_info["name"]
         db = self.views.db
         found = [row for row in _promoted(await db.call(db.store.cycles)) if row.cycle == number]
-        known = {file.name for file in self._files(number)} if found else set()
-        if name not in known:
+        if not found or name not in {path.name for path in self._paths(number)}:
             raise UnknownPath(f"cycle {number} has no promoted adapter with a file {name[:60]!r}")
         self._check_released(found[0], request)
         response = web.FileResponse(self.files.adapter(number) / name)
@@ -103,17 +110,23 @@ class AdapterRoutes:
         share = BENEFITS[tier].release_share
         return row.updated_ms + int(self.public_release_h * MS_PER_H * share)
 
-    def _files(self, cycle: int) -> Sequence[AdapterFile]:
+    def _paths(self, cycle: int) -> list[Path]:
         folder = self.files.adapter(cycle)
         if not folder.is_dir():
-            return ()
-        return tuple(
-            AdapterFile(name=path.name, size_bytes=path.stat().st_size)
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.suffix in DOCUMENTS
-        )
+            return []
+        return [
+            path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in DOCUMENTS
+        ]
 
-    def _present(self, row: CycleRow, tier: Tier) -> AdapterDownload:
+    def _files(self, cycle: int) -> list[AdapterFile]:
+        found = []
+        for path in self._paths(cycle):
+            stat = path.stat()
+            digest = _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+            found.append(AdapterFile(name=path.name, size_bytes=stat.st_size, sha256=digest))
+        return found
+
+    def _present(self, row: CycleRow, files: list[AdapterFile], tier: Tier) -> AdapterDownload:
         available = {str(one): self._available_ms(row, one) for one in LADDER}
         return AdapterDownload(
             cycle=row.cycle,
@@ -124,8 +137,15 @@ class AdapterRoutes:
             public_ms=available[str(LADDER[0])],
             available_ms=available,
             available_to_you=available[str(tier)] <= self.clock.now_ms(),
-            files=list(self._files(row.cycle)),
+            files=files,
         )
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: Path, _size_bytes: int, _mtime_ns: int) -> str:
+    """Return a file's digest in hex, computed once while it does not change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _promoted(cycles: Sequence[CycleRow]) -> Sequence[CycleRow]:
