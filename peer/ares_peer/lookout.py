@@ -14,6 +14,7 @@ from ares_peer.links import POLL_S, Links
 from ares_peer.memory import SessionMemory
 from ares_peer.patience import AWAY
 from ares_peer.running import RunningCycle
+from ares_peer.settings import remember_api
 
 BETWEEN_CYCLES_S = 2.0  # a new cycle is prepared for minutes
 DESCRIPTOR_PATIENCE_MS = 10_000  # before a newcomer is told that the coordinator is away
@@ -61,6 +62,7 @@ class Lookout:
             raise VersionRefused(
                 f"the network speaks protocol {lowest} to {highest}, this is {PROTOCOL_VERSION}"
             )
+        remember_api(self.memory.path.parent, found.payload.api_url)
 
     async def next_of(self, running: RunningCycle) -> Found | None:
         """Return what to do next in a cycle; None: another cycle has begun, or we are to leave."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from typer.testing import CliRunner
 
 from api_samples import played_views
 from ares_coordinator.api.app import ApiSettings, create_root_app
 from ares_coordinator.layout import DataLayout
+from ares_p2p.crypto.keys import save_identity
 from ares_p2p.errors import (
     BlobUnavailable,
     ConfigFault,
@@ -22,6 +26,8 @@ from ares_p2p.errors import (
     PayloadMalformed,
 )
 from ares_peer.adapters import AdapterShop, RemoteAdapter
+from ares_peer.cli import app
+from ares_peer.settings import claim_network, remember_api
 from netfixtures import HandClock
 from payloads import identity
 from store_samples import NOW, promote
@@ -189,3 +195,51 @@ async def test_a_short_file_is_told_and_can_be_continued(
     shop = shop_of(liar([adapter_json()]), clock)
     with pytest.raises(BlobUnavailable, match="broke off"):
         await shop.fetch(await newest(shop), tmp_path / "got", progress=silent)
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(
+    server: TestServer, clock: HandClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setattr("ares_peer.adapters_cli.SystemClock", lambda: clock)
+    folder = tmp_path / "peer"
+    save_identity(identity(TRAINER), folder / "identity.key")
+    claim_network(folder, "net-1")
+    remember_api(folder, str(server.make_url("/")))
+    return folder
+
+
+async def ask(*arguments: str) -> tuple[int, str]:
+    """Run the command in a thread of its own: the server answers on this loop."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["adapters", *arguments])
+    return result.exit_code, result.output
+
+
+async def test_the_command_lists_and_says_what_is_not_for_us_yet(home: Path) -> None:
+    code, text = await ask("--data-dir", str(home))
+    assert code == 0
+    assert "ares-v1" in text
+    assert "not yet" in text  # the API's clock stands at the promotion
+    code, text = await ask("--data-dir", str(home), "--get", "1")
+    assert (code, NotYetReleased.code in text) == (76, True)
+    assert "ares-peer credits" in text
+
+
+async def test_the_command_fetches_once_it_may(
+    home: Path, clock: HandClock, tmp_path: Path
+) -> None:
+    clock.pass_s(72 * 3600)
+    arguments = ("--data-dir", str(home), "--get", "1", "--to", str(tmp_path / "here"), "--json")
+    code, text = await ask(*arguments)
+    assert code == 0
+    assert json.loads(text)["folder"] == str(tmp_path / "here" / "cycle-1")
+    assert (tmp_path / "here/cycle-1/adapter_model.safetensors").read_bytes() == WEIGHTS
+
+
+async def test_the_command_without_a_network_says_what_to_do(tmp_path: Path) -> None:
+    code, text = await ask("--data-dir", str(tmp_path))
+    assert code == 78
+    assert "ares-peer join" in text
