@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench proto errors clean
+.PHONY: help install demo test lint format bench attacks proto errors clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: $(STAMP)  ## Mend what ruff can mend
 
 bench: $(STAMP)  ## The benchmarks; results go to benchmarks/results
 	$(PY) -m benchmarks
+
+attacks: $(STAMP)  ## Attacks against several rules of aggregation: docs/attacks.md and its picture
+	$(PY) -m benchmarks.attacks
 
 proto: $(STAMP)  ## Generate ares_p2p/wire/v1 from proto/
 	$(PY) scripts/make_proto.py

@@ -362,6 +362,7 @@ class AuditReport:
     profile: str
     code: str  # "" or why nothing could be compared
     message: str
+    quiet_drop: float = 0.0  # see `proofs.sketch`; a negative one is reported as 0
 
 
 @dataclass(frozen=True, slots=True)

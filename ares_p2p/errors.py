@@ -130,6 +130,49 @@ class DatabaseInUse(ConfigFault):
     code = "ARES-E024"
 
 
+class TeacherNotPermitted(TeacherFault):
+    """The settings name no permission to train on the teacher's words, so nothing is asked."""
+
+    code = "ARES-E025"
+
+
+class TeacherRefused(TeacherFault):
+    """The teacher refuses by policy that its words train a model; the run stops."""
+
+    code = "ARES-E026"
+    default_hint = (
+        "Settle it with the provider, or set teacher.kind to procedural; asking in other words, "
+        "of another model or with another key is no way round."
+    )
+
+
+class TeacherKeyRefused(TeacherFault):
+    """There is no key for the teacher, or the provider does not accept it."""
+
+    code = "ARES-E027"
+
+
+class TeacherUnpaid(TeacherFault):
+    """The account with the teacher's provider has no credit."""
+
+    code = "ARES-E028"
+    default_hint = (
+        "Add credit at the provider, then start again: what is answered is not asked twice."
+    )
+
+
+class TeacherBudgetSpent(TeacherFault):
+    """A cap of the settings leaves too little for the next request."""
+
+    code = "ARES-E029"
+
+
+class TeacherModelUnknown(TeacherFault):
+    """The teacher's model does not exist, is retired, or has no price in the settings."""
+
+    code = "ARES-E040"
+
+
 # --- NetworkFault: nobody's fault, try again ---------------------------------------------------
 
 
@@ -190,6 +233,13 @@ class DatabaseAway(NetworkFault):
 
     code = "ARES-E038"
     default_hint = "Start the server, or check host and port in database.url."
+
+
+class TeacherAway(NetworkFault):
+    """The teacher does not answer, or is overloaded for too long."""
+
+    code = "ARES-E039"
+    default_hint = "Nothing is lost: start again later, what is answered is not asked twice."
 
 
 # --- PeerFault: bytes from somebody else that are refused --------------------------------------
@@ -418,6 +468,18 @@ class ReportLate(PeerFault):
     """An audit report after its deadline, or one that never came."""
 
     code = "ARES-E086"
+
+
+class BeyondReach(PeerFault):
+    """A contribution with elements larger than the round's local steps can make them."""
+
+    code = "ARES-E087"
+
+
+class ApartFromOthers(PeerFault):
+    """A contribution that has far less in common with the others than they with each other."""
+
+    code = "ARES-E088"
 
 
 # --- InternalFault: ours ----------------------------------------------------------------------

@@ -104,7 +104,7 @@ def play(store: Store) -> None:
     play_round(store, 1, 0, works)
     judge(store, works[0])
     judge(store, works[1], AuditOutcome.FAIL)
-    store.set_held_out_loss(1, 0, 2.25)
+    store.record_look(1, 0, held_out_loss=2.25)
     open_round(store, 1, 1)
     store.add_commit(commit(1, 1, 1))
     store.add_refusal(1, 1, peer(3), code="ARES-E062", message="too late", now_ms=NOW + 50)

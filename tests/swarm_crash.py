@@ -5,9 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from ares_coordinator.herald import payload_of
 from ares_coordinator.ledger.balances import fold_balances, verify_balances
+from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import CyclePhase
 from ares_coordinator.store.sql import open_store
+from ares_p2p.domain import RoundSettlement
+from ares_p2p.network.blob_store import BlobStore
+from ares_p2p.proofs.ledger import decode_page
 from localnet import Child, LocalNetwork
 from swarm_settings import QUICK
 
@@ -36,6 +41,7 @@ def check_books(net: LocalNetwork, *, rounds: int) -> None:
             assert contributions
             assert len({row.peer for row in contributions}) == len(contributions)
             settled += len(contributions)
+        check_settlements(net, store, cycle.cycle, rounds=rounds)
         postings = store.postings(limit=1000)
         paid = [item for item in postings if item.state == "settled"]
         assert len(paid) == settled
@@ -43,6 +49,23 @@ def check_books(net: LocalNetwork, *, rounds: int) -> None:
         assert verify_balances(store) == len(fold_balances(postings))
     finally:
         store.close()
+
+
+def check_settlements(net: LocalNetwork, store: Store, cycle: int, *, rounds: int) -> None:
+    """Every round is settled once, and its page of the ledger can be served."""
+    blobs, size = BlobStore(net.coordinator_dir / "blobs"), 0
+    for number in range(rounds):
+        record = store.record("settlement", cycle, number)
+        assert record is not None
+        settlement = payload_of(record, RoundSettlement)
+        works = store.contributions(cycle, number)
+        assert [entry.commit_sha256 for entry in settlement.entries] == [
+            work.commit_sha256 for work in works
+        ]
+        page = decode_page(blobs.read(settlement.page))
+        assert page.first == size
+        size = page.size
+    assert size == store.log_size()
 
 
 async def check_kill_and_resume(moment: str, root: Path, base: Path, *, peers: int) -> None:

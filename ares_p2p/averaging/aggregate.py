@@ -5,26 +5,35 @@ tensor, and decides; its floating-point sums may differ in the last bit between 
 coordinator *publishes* the coefficients. `combine` then is the same bits everywhere: numpy float32
 multiply, then add, in the given order. The rules, in this order:
 
-1. NaN, infinities, or nothing at all (norm zero) -> refused.
-2. Opposition. Every tensor votes about every contribution: do its cosines to the others sum to
+1. NaN, infinities, or nothing at all (norm zero) -> refused. (What has the wrong shape, or is
+   larger than local steps can make it, never comes here: `bounds.check_contribution`.)
+2. Strangers. Everybody's examples are drawn alike, so everybody's direction should be about as
+   near to the others'. A contribution whose median cosine to the others is below `apart_ratio` of
+   the typical one -> refused (ARES-E088, or E070 below zero), if that is `apart_spreads` times as far below as those
+   that agree lie apart: where gradients are all noise, nobody is a stranger. One at a time, the
+   farthest first. With fewer than six the spread is a guess: no vote.
+3. Opposition. Every tensor votes about every contribution: do its cosines to the others sum to
    less than zero? More than `opposed_share` of the votes -> refused (ARES-E070). One contribution
    at a time, the most opposed first, since a liar's absence changes the votes about the others.
    Cosines are capped at the quarter-quantile of their magnitudes in that tensor: liars who send
    the same vector many times agree perfectly, and uncapped that outweighs an honest majority
    whose own cosines are 0.1 to 0.4 (tried: three equal sign flips of eight had the five honest
    ones refused). With fewer than three left nobody can say who opposes whom: no vote.
-3. Norms above `norm_factor` times the median (the lower one of an even number) are scaled to it.
-   `norm_limit` is an absolute bound on that bound, for rounds too small to have a median.
-4. Centred clipping: with v0 the mean of what is left, contributions farther from it than
+4. Norms above `norm_factor` times the median (the lower one of an even number) are scaled to the
+   median itself: so far out, length is no sign of work. The median is that of rule 1's survivors:
+   liars who get honest work refused must not choose the measure as well.
+5. Centred clipping: with v0 the mean of what is left, contributions farther from it than
    `centre_factor` times the median distance are pulled in. One step of it is linear in the
-   contributions, so it folds into the coefficients.
+   contributions, so it folds into the coefficients. At least half are not pulled, so with
+   `centre_factor` of 1 or more no coefficient is above 1.5 / n of the n that are left.
+6. Shares. No contribution's share of the update is above `share_factor` times the median one
+   (`bounds.capped_weights`).
 
-Small rounds: one contribution gets coefficient 1 (audits must judge it). Of two, the longer is
-scaled to `norm_factor` times the shorter; two that oppose each other are both accepted and nearly
-cancel: a lost round, and audits find the liar.
+Small rounds: one contribution gets coefficient 1 (audits must judge it). Of two that oppose each
+other the longer is scaled to the shorter, so that a flip can undo the honest one and no more: a
+lost round, and audits find the liar.
 
-Limits, measured: where gradients are so noisy that honest cosines are near 0.05, a flip is
-caught two times of three, and one honest contribution of a hundred is refused.
+Limits and what was tried in vain: docs/attacks.md.
 
 Source: centred clipping, Karimireddy et al., arXiv:2012.10333; the rest is docs/adr/0001.
 """
@@ -36,8 +45,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from ares_p2p.averaging.bounds import Array, capped_weights, lower_median
 from ares_p2p.averaging.vectors import (
     FLOAT32,
     PART_ELEMENTS,
@@ -45,12 +54,12 @@ from ares_p2p.averaging.vectors import (
     Vector,
     VectorLayout,
     VectorSource,
-    check_finite,
     check_vector,
     parts,
     read_part,
 )
 from ares_p2p.errors import (
+    ApartFromOthers,
     NonFinite,
     NormClipped,
     OpposesOthers,
@@ -59,9 +68,10 @@ from ares_p2p.errors import (
 )
 
 Status = Literal["accepted", "clipped", "refused"]
-Array = npt.NDArray[np.float64]
 _CAP_QUANTILE = 0.25
 _QUORUM = 3  # contributions needed before one can be said to oppose the others
+_APART_QUORUM = 6  # with four or five, one honest one of fifty was called a stranger
+_PAIR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +79,21 @@ class AggregateConfig:
     """Constants of the robust mean; see the module's docstring.
 
     Args:
-        norm_factor: longest norm, in medians. Peers make different numbers of steps, and the
-            longer path is meant to weigh more: 1 would throw that away.
-        centre_factor: longest distance from the mean, in medians.
+        norm_factor: longest norm that is not scaled, in medians.
+        centre_factor: longest distance from the mean, in medians; at least 1.
+        apart_ratio: share of the typical median cosine that is needed to belong to the rest.
+        apart_spreads: how many spreads of the agreeing ones' cosines a stranger is away.
         opposed_share: share of a contribution's votes against it that refuses it.
-        norm_limit: bound on the norm, in weight units; none by default.
+        share_factor: largest share of the update, in medians; at least 1. Peers make different
+            numbers of steps: at 1 the slowest would set the pace of all.
     """
 
     norm_factor: float = 2.0
     centre_factor: float = 1.25
-    opposed_share: float = 0.6
-    norm_limit: float | None = None
+    apart_ratio: float = 0.4
+    apart_spreads: float = 3.0
+    opposed_share: float = 0.7
+    share_factor: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +109,6 @@ class Coefficient:
     value: float
     status: Status
     reason: str | None = None
-
-
-def check_contribution(vector: Vector, *, layout: VectorLayout) -> None:
-    """Check that `vector` can be a contribution at all.
-
-    Raises: ShapeMismatch: not a flat float32 vector of the layout's size. NonFinite.
-    """
-    check_vector(vector, size=layout.size, what="contribution")
-    check_finite(vector, what="contribution")
 
 
 def robust_coefficients(
@@ -133,28 +138,34 @@ def robust_coefficients(
         elif square == 0:
             reasons[number] = PayloadMalformed.code
     alive = [number for number, reason in enumerate(reasons) if reason is None]
+    if not alive:
+        return tuple(Coefficient(0.0, "refused", reason) for reason in reasons)
+    median = lower_median(np.sqrt(squares[alive]))
+    products = blocks.sum(axis=0)
+    while (stranger := _farthest(products, alive, config)) is not None:
+        number, is_against = stranger
+        reasons[number] = OpposesOthers.code if is_against else ApartFromOthers.code
+        alive.remove(number)
     while (opposed := _most_opposed(blocks, alive, share=config.opposed_share)) is not None:
         reasons[opposed] = OpposesOthers.code
         alive.remove(opposed)
-    if not alive:
-        return tuple(Coefficient(0.0, "refused", reason) for reason in reasons)
 
+    products = products[np.ix_(alive, alive)]
     norms = np.sqrt(squares[alive])
-    bound = config.norm_factor * _lower_median(norms)
-    if config.norm_limit is not None:
-        bound = min(bound, config.norm_limit)
-    scales = np.minimum(1.0, bound / norms)  # (alive,)
-    weights = _centred(blocks.sum(axis=0)[np.ix_(alive, alive)], scales, config.centre_factor)
+    clipped = norms > config.norm_factor * median
+    scales = np.where(clipped, median / norms, 1.0)  # (alive,)
+    if len(alive) == _PAIR and products[0, 1] < 0:
+        scales = norms.min() / norms
+    weights = _centred(products, scales, config.centre_factor)
+    weights = capped_weights(products, weights, factor=config.share_factor)
 
     result = [Coefficient(0.0, "refused", reason) for reason in reasons]
     for place, number in enumerate(alive):
         value = float(np.float32(weights[place]))
-        clipped = bool(scales[place] < 1)
-        result[number] = Coefficient(
-            value,
-            "clipped" if clipped else "accepted",
-            NormClipped.code if clipped else None,
-        )
+        if clipped[place]:
+            result[number] = Coefficient(value, "clipped", NormClipped.code)
+        else:
+            result[number] = Coefficient(value, "accepted")
     return tuple(result)
 
 
@@ -232,6 +243,31 @@ def _inner_products(vectors: Sequence[Vector | VectorSource], layout: VectorLayo
     return products
 
 
+def _farthest(
+    products: Array, alive: list[int], config: AggregateConfig
+) -> tuple[int, bool] | None:
+    """Return the contribution that is farthest apart from the rest, if any is; see rule 2.
+
+    Returns: its number, and whether it even points against them.
+    """
+    count = len(alive)
+    if count < _APART_QUORUM:
+        return None
+    among = products[np.ix_(alive, alive)]
+    norms = np.sqrt(np.diag(among))
+    cosines = among / np.outer(norms, norms)
+    np.fill_diagonal(cosines, -np.inf)
+    ranked = np.sort(cosines, axis=1)[:, 1:]  # (count, count - 1), lowest first
+    medians = ranked[:, (count - 1) // 2]  # the upper one: half and more are at least so near
+    spreads = ranked[:, -1] - medians
+    typical, spread = lower_median(medians), np.sort(spreads)[count // 2]
+    limit = min(config.apart_ratio * typical, typical - config.apart_spreads * spread)
+    farthest = int(np.argmin(medians))
+    if typical <= 0 or medians[farthest] >= limit:
+        return None
+    return alive[farthest], bool(medians[farthest] < 0)
+
+
 def _most_opposed(blocks: Array, alive: list[int], *, share: float) -> int | None:
     """Return the contribution that most votes are against, if any is opposed; see rule 2."""
     if len(alive) < _QUORUM:
@@ -264,13 +300,9 @@ def _centred(products: Array, scales: Array, factor: float) -> Array:
     scaled = products * np.outer(scales, scales)
     to_mean, mean_square = scaled.mean(axis=1), scaled.mean()
     distances = np.sqrt(np.maximum(np.diag(scaled) - 2 * to_mean + mean_square, 0.0))
-    bound = factor * _lower_median(distances)
+    bound = factor * lower_median(distances)
     pull = np.ones(count)
     np.divide(bound, distances, out=pull, where=distances > bound)
     # v1 = (1 - mean(pull)) * v0 + sum(pull_i * x_i) / n, with v0 = sum(x_i) / n
     weights: Array = ((1.0 - pull.mean()) + pull) * scales / count
     return weights
-
-
-def _lower_median(values: Array) -> float:
-    return float(np.sort(values)[(len(values) - 1) // 2])

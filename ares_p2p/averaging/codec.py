@@ -227,6 +227,14 @@ class EncodedVector:
                 raise NonFinite(f"a step near element {part.start} is NaN or infinite")
             raise PayloadMalformed(f"a step near element {part.start} is negative")
 
+    def largest_magnitude(self) -> float:
+        """Return a bound on every element's magnitude: the outermost level of the widest block."""
+        widest = 0.0
+        for part in parts(self.size, part_elements=FRAME_ELEMENTS):
+            blocks = -(-(part.stop - part.start) // self.block)
+            widest = max(widest, float(self._frame(part)[: 2 * blocks].view(_FLOAT16).max()))
+        return widest * ((1 << self.bits) - 1) / 2
+
     def _frame(self, part: slice) -> npt.NDArray[np.uint8]:
         number, rest = divmod(part.start, FRAME_ELEMENTS)
         if rest or part.stop != min(part.start + FRAME_ELEMENTS, self.size):

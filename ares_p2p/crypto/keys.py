@@ -14,6 +14,7 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -145,8 +146,13 @@ def check_public_key(public_key: bytes) -> None:
     """
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise WeakKey(f"public key of {len(public_key)} bytes, {PUBLIC_KEY_BYTES} expected")
-    if not crypto_core_ed25519_is_valid_point(public_key):
+    if not _has_prime_order(public_key):
         raise WeakKey(f"public key {public_key.hex()[:16]}... is no point of prime order")
+
+
+@lru_cache(maxsize=8192)  # as long as a signature takes, and the same peers sign again and again
+def _has_prime_order(public_key: bytes) -> bool:
+    return crypto_core_ed25519_is_valid_point(public_key)
 
 
 def check_signature(public_key: bytes, message: bytes, signature: bytes) -> None:

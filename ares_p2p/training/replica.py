@@ -6,10 +6,12 @@ hold the same next state. Source: the swarm protocol, "A round", steps 4 and 7.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ares_p2p.averaging.aggregate import combine
+from ares_p2p.averaging.bounds import check_contribution, reach_of
 from ares_p2p.averaging.codec import EncodedVector, decode, encode, open_encoded
 from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.domain import TrainingConfig
@@ -66,10 +68,15 @@ def open_contribution(
 ) -> EncodedVector:
     """Return what a peer sent, checked, to be read by parts: it stays compressed in memory.
 
-    Raises: PeerFault: truncated, oversize, non-finite, of another layout or codec, or made by
-        another peer or for another round.
+    Raises: PeerFault: truncated, oversize, non-finite, of another layout or codec, made by
+        another peer or for another round, or larger than the round's steps can make it.
     """
-    return open_encoded(data, layout=layout, bits=training.codec_bits, block=training.codec_block)
+    encoded = open_encoded(
+        data, layout=layout, bits=training.codec_bits, block=training.codec_block
+    )
+    reach = reach_of(training.max_steps, lr=training.inner_lr, beta2=training.beta2)
+    check_contribution(encoded, size=layout.size, reach=reach)
+    return encoded
 
 
 def decode_contribution(
@@ -100,3 +107,21 @@ def next_state(
             theta, mu, mean, lr=training.outer_lr, momentum=training.outer_momentum
         )
     return TrainingState(state.cycle, state.round + 1, state.layout_sha256, theta, mu)
+
+
+def corrected_state(
+    before: TrainingState,
+    contributions: Sequence[tuple[Vector | VectorSource, float]],
+    training: TrainingConfig,
+) -> TrainingState:
+    """Return what a manifest that corrects round r leads to: the state at the start of r + 2.
+
+    It is the state that round r should have led to, momentum included, under the number of the
+    round that comes next: round r + 1 was set aside, so nothing of it is in there.
+
+    Args:
+        before: S_r, where the corrected round started.
+        contributions: of round r, with the coefficients of the correction, in commit order.
+    """
+    corrected = next_state(before, contributions, training)
+    return dataclasses.replace(corrected, round=before.round + 2)

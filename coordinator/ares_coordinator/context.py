@@ -9,6 +9,7 @@ from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import CycleRow
 from ares_p2p.domain import CycleConfig
 from ares_p2p.ids import Digest
+from ares_p2p.proofs.thresholds import Calibration
 from ares_p2p.training.layout import Layout
 
 
@@ -23,6 +24,7 @@ class RunningCycle:
     examples: int
     settings: CoordinatorSettings
     files: DataLayout
+    calibration: Calibration | None = None  # of audits; None: toy tasks, which no file measured
 
     @property
     def number(self) -> int:

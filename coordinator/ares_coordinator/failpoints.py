@@ -2,7 +2,9 @@
 
 `ARES_FAILPOINT=<name>` in the environment ends the process with SIGKILL the first time the named
 place is reached. Names are `<phase>` (it begins), `<phase>-end` (its work is done, nothing of it is
-recorded yet) and `round-N` (round N is stored). Without the variable it is one dictionary look-up.
+recorded yet), `round-N` (round N is stored), `audit` (a verdict is known and not stored), `verdict`
+(it is stored), `settle-N` (round N is settled in the database alone) and `settle-N-page` (its page of
+the ledger is on the disk, nothing is published). Without the variable it is one dictionary look-up.
 """
 
 from __future__ import annotations

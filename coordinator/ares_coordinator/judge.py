@@ -9,6 +9,7 @@ from ares_p2p.averaging.aggregate import robust_coefficients
 from ares_p2p.averaging.vectors import VectorSource
 from ares_p2p.domain import EntryStatus, ManifestEntry
 from ares_p2p.errors import (
+    ApartFromOthers,
     NonFinite,
     NormClipped,
     OpposesOthers,
@@ -25,8 +26,9 @@ _MEANING = {
     for cls, text in (
         (NonFinite, "numbers that are not finite, or too large to square"),
         (PayloadMalformed, "an update of nothing but zeros"),
+        (ApartFromOthers, "has far less in common with the others than they with each other"),
         (OpposesOthers, "points against the other contributions of the round"),
-        (NormClipped, "longer than twice the median; scaled down to it"),
+        (NormClipped, "longer than twice the median; scaled down to the median"),
     )
 }
 
@@ -52,7 +54,7 @@ def judge_contributions(
         outcomes: per commit its checked contribution, (layout.size,), or why there is none.
     """
     usable = [item for item in outcomes if not isinstance(item, PeerFault)]
-    coefficients = iter(robust_coefficients(usable, layout=layout) if usable else ())
+    coefficients = iter(robust_coefficients(usable, layout=layout))
     judged = []
     for signed, outcome in zip(commits, outcomes, strict=True):
         if isinstance(outcome, PeerFault):

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
@@ -22,6 +24,7 @@ from ares_p2p.errors import BaseUnsupported
 from ares_p2p.files import write_atomically
 from ares_p2p.ids import sha256
 from ares_p2p.network.blobs import BlobStore
+from ares_p2p.proofs.thresholds import CALIBRATION_FOLDER, load_calibration
 from ares_p2p.rounds.seedchain import seed_anchor
 from ares_p2p.shards.format import Example, Shard, decode_jsonl
 from ares_p2p.shards.manifest import build_dataset_shards
@@ -33,6 +36,8 @@ from ares_p2p.training.state import encode_snapshot, initial_state
 HELD_OUT_DOMAIN = b"ares/held-out/v1\0"
 ADAPTER_DOMAIN = b"ares/adapter-files/v1\0"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,4 +175,9 @@ def running_cycle(
             hint="Put the old base back, or let the cycle fail and begin another.",
         )
     examples = len(load_rows(files, row.cycle, "train"))
-    return RunningCycle(row, config, record.payload_sha256, layout, examples, settings, files)
+    calibration = load_calibration(files.root / CALIBRATION_FOLDER)
+    if differences := calibration.differences(config.training):
+        log.info("audits_calibrated_for_other_settings", measured=", ".join(differences))
+    return RunningCycle(
+        row, config, record.payload_sha256, layout, examples, settings, files, calibration
+    )

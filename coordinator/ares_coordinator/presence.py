@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ares_p2p.domain import PeerStatus
 from ares_p2p.errors import StaleSequence, WrongSigner
 from ares_p2p.ids import PeerId
+from ares_p2p.rounds.audits import AUDITOR_ROLE, TRAINER_ROLE
 
 PRESENT_FOR_MS = 35_000  # three announcements of a peer
 NOTED_EVERY_MS = 60_000  # how often an announcement is worth a write to the disk
@@ -30,6 +31,7 @@ class Present:
     seq: int
     cycle: int  # prepared for; 0: for none
     tokens_per_s: float
+    role: str = TRAINER_ROLE
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Presence:
             status.header.seq,
             status.header.cycle,
             min(status.tokens_per_s, MAX_TOKENS_PER_S),
+            AUDITOR_ROLE if status.role == AUDITOR_ROLE else TRAINER_ROLE,
         )
         self._seen.move_to_end(peer)
         while len(self._seen) > MAX_REMEMBERED:
@@ -70,7 +73,21 @@ class Presence:
             if now_ms - seen.seen_ms <= PRESENT_FOR_MS
         }
 
+    def is_auditing(self, peer: PeerId, cycle: int, *, now_ms: int) -> bool:
+        """Whether a peer is present to audit a cycle; may be asked from any thread."""
+        seen = self._seen.get(peer)
+        if seen is None or now_ms - seen.seen_ms > PRESENT_FOR_MS:
+            return False
+        return (seen.cycle, seen.role) == (cycle, AUDITOR_ROLE)
+
     def working_on(self, cycle: int, *, now_ms: int) -> set[PeerId]:
-        """Return the present peers that are prepared for a cycle: a round waits for them."""
+        """Return the present peers that train in a cycle: a round waits for them."""
+        return self._of_role(TRAINER_ROLE, cycle, now_ms=now_ms)
+
+    def auditors_of(self, cycle: int, *, now_ms: int) -> set[PeerId]:
+        """Return the present peers that are prepared to audit a cycle: no round waits for them."""
+        return self._of_role(AUDITOR_ROLE, cycle, now_ms=now_ms)
+
+    def _of_role(self, role: str, cycle: int, *, now_ms: int) -> set[PeerId]:
         found = self.present(now_ms=now_ms)
-        return {peer for peer, seen in found.items() if seen.cycle == cycle}
+        return {peer for peer, seen in found.items() if (seen.cycle, seen.role) == (cycle, role)}

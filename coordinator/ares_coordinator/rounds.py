@@ -5,6 +5,10 @@ commit set, finished with its manifest, pending credit and audits. Killed betwee
 next start finds the round where it was and goes on; peers that committed meanwhile have left
 their commits in the DHT.
 
+A round is finished when the look at the state before it is over (`alarm.watch`): if the round
+before turned out to be poisoned, this one's manifest corrects it, and its own contributions are
+set aside.
+
 The coordinator only sequences: the contributions travel between peers, and it fetches them like
 everybody else, to decide the coefficients.
 """
@@ -17,6 +21,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from ares_coordinator.alarm.correct import (
+    StoredCorrection,
+    build_correction,
+    store_corrected,
+    stored_correction,
+)
+from ares_coordinator.alarm.past import read_books, read_past
+from ares_coordinator.alarm.remake import set_aside, used_vectors
+from ares_coordinator.alarm.watch import PoisonWatch
+from ares_coordinator.audit.decoys import Decoys
+from ares_coordinator.audit.lottery import draw_lottery
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.desk import CommitDesk
 from ares_coordinator.failpoints import failpoint
@@ -24,8 +39,10 @@ from ares_coordinator.herald import Herald, payload_of, stored_record
 from ares_coordinator.judge import Judged, judge_contributions
 from ares_coordinator.ledger.postings import pending_postings
 from ares_coordinator.presence import Presence
+from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import (
     ContributionRow,
+    DrawReason,
     RecordRow,
     RoundRow,
     RoundState,
@@ -36,6 +53,7 @@ from ares_p2p.clock import Clock
 from ares_p2p.domain import (
     CommitSet,
     EntryStatus,
+    RoundCorrection,
     RoundManifest,
     RoundPlan,
 )
@@ -44,6 +62,7 @@ from ares_p2p.errors import (
     NetworkFault,
     NodeDied,
     PeerFault,
+    PoisonFound,
 )
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import Blobs, fetch_until
@@ -51,6 +70,7 @@ from ares_p2p.network.records import Records
 from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set
 from ares_p2p.rounds.manifest import build_manifest
 from ares_p2p.rounds.plan import MAX_ROUND_MS, NO_DIGEST, RoundTimes, build_plan
+from ares_p2p.rounds.seedchain import revealed_seed
 from ares_p2p.training.replica import bind_layout, next_state, open_contribution
 from ares_p2p.training.state import TrainingState, decode_snapshot, encode_snapshot
 
@@ -77,6 +97,8 @@ class RoundKeeper:
     round_finished: Callable[[RoundRow, Digest], Awaitable[None]]
     paused: asyncio.Event  # set while no new round may open
     desk: CommitDesk
+    watch: PoisonWatch
+    decoys: Decoys | None = None
     _patience: int = 1  # the deadline is this many times the configured one
 
     @property
@@ -94,7 +116,8 @@ class RoundKeeper:
             )
             if latest is None or latest.state is RoundState.AGGREGATED:
                 number = 0 if latest is None else latest.round + 1
-                if number == self.cycle.config.rounds:
+                if latest is not None and number == self.cycle.config.rounds:
+                    await self._audit_what_was_left_out(latest)
                     return
                 await self._wait_for_peers()
                 await self._open(number, latest)
@@ -152,6 +175,8 @@ class RoundKeeper:
         failpoint(f"round-{number}-open")
         await self.desk.open(plan, record.payload_sha256)
         await self.herald.publish(record)
+        if self.decoys is not None:
+            await self.decoys.begin(plan, record.payload_sha256)
         log.info("round_opened", round=number, state=state.hex()[:12])
 
     async def _plan_of(self, row: RoundRow) -> RoundPlan:
@@ -238,11 +263,23 @@ class RoundKeeper:
         outcomes = await asyncio.gather(
             *(self._fetch(signed, commits, deadline_ms=deadline_ms) for signed in commits)
         )
-        state = await asyncio.to_thread(self._load_state, plan.state)
         judged = await asyncio.to_thread(
             judge_contributions, commits, outcomes, layout=self.cycle.layout
         )
-        following = await asyncio.to_thread(self._next_state, state, judged)
+        await self.watch.decide(row.round - 1, until_ms=deadline_ms)
+        stored = await self.db.call(stored_correction, self.db.store, row.cycle, row.round - 1)
+        correction: RoundCorrection | None = None
+        final = row.round + 1 == self.cycle.config.rounds
+        if stored is not None:
+            correction, following = await self._corrected(stored)
+            judged = set_aside(judged, corrected_round=correction.round)
+        else:
+            state = await asyncio.to_thread(self._load_state, plan.state)
+            if final:
+                serve_ms = plan.serve_deadline_ms - plan.commit_deadline_ms
+                until_ms = self.clock.now_ms() + serve_ms
+                judged = await self.watch.sift(row, state, judged, until_ms=until_ms)
+            following = await asyncio.to_thread(self._next_state, state, judged)
         size_bytes = self.blobs.store.size(following)
         manifest = build_manifest(
             header=await self.herald.header(RoundManifest, cycle=row.cycle, round_number=row.round),
@@ -251,9 +288,20 @@ class RoundKeeper:
             entries=[item.entry for item in judged],
             next_state=following,
             next_state_size_bytes=size_bytes,
-            final=row.round + 1 == self.cycle.config.rounds,
+            final=final,
+            correction=correction,
         )
         await self._store_finished(row, judged, self.herald.signed(manifest), following)
+
+    async def _corrected(self, stored: StoredCorrection) -> tuple[RoundCorrection, Digest]:
+        """Return what corrects the round before, and the state that it leads to."""
+        alarm, blobs = stored.alarm, self.blobs.store
+        books = await self.db.call(read_books, self.db.store, alarm.cycle, alarm.round)
+        past = await asyncio.to_thread(read_past, books, self.cycle, blobs)
+        correction = build_correction(past, stored)
+        following = await asyncio.to_thread(store_corrected, past, correction, self.cycle, blobs)
+        log.warning("round_corrected", round=alarm.round, state=following.hex()[:12])
+        return correction, following
 
     async def _store_finished(
         self, row: RoundRow, judged: list[Judged], record: RecordRow, following: Digest
@@ -263,21 +311,29 @@ class RoundKeeper:
         used = [item for item in contributions if item.status is not EntryStatus.REFUSED]
         tokens = sum(item.tokens for item in used)
         mean_loss = sum(item.mean_loss * item.tokens for item in used) / tokens if tokens else None
-        await self.db.call(
-            self.db.store.finish_round,
-            row.cycle,
-            row.round,
-            next_state_digest=following,
-            mean_loss=mean_loss,
-            contributions=contributions,
-            postings=pending_postings(
-                used,
-                reference_tokens_per_hour=self.cycle.config.reference_tokens_per_hour,
-                at_ms=now_ms,
-            ),
-            now_ms=now_ms,
-            records=[record],
+        seed = revealed_seed(
+            self.cycle.row.secret_seed, rounds=self.cycle.config.rounds, round_number=row.round
         )
+
+        def finish(store: Store) -> None:  # the streaks are those before the round's own credit
+            streaks = store.streaks([item.peer for item in used])
+            store.finish_round(
+                row.cycle,
+                row.round,
+                next_state_digest=following,
+                mean_loss=mean_loss,
+                contributions=contributions,
+                postings=pending_postings(
+                    used,
+                    reference_tokens_per_hour=self.cycle.config.reference_tokens_per_hour,
+                    at_ms=now_ms,
+                ),
+                lottery=draw_lottery(used, seed=seed, streaks=streaks),
+                now_ms=now_ms,
+                records=[record],
+            )
+
+        await self.db.call(finish, self.db.store)
         failpoint(f"round-{row.round}")
         await self.herald.publish(record)
         log.info(
@@ -288,6 +344,17 @@ class RoundKeeper:
             loss=mean_loss,
         )
         await self.round_finished(row, following)
+
+    async def _audit_what_was_left_out(self, row: RoundRow) -> None:
+        """Have the audit for certain that decides what the last round pays for what it left out."""
+        for work in await self.db.call(self.db.store.contributions, row.cycle, row.round):
+            if work.code == PoisonFound.code:
+                await self.db.call(
+                    self.db.store.order_audit,
+                    work.commit_sha256,
+                    reason=DrawReason.ALARM,
+                    now_ms=self.clock.now_ms(),
+                )
 
     async def _fetch(
         self, signed: SignedCommit, commits: list[SignedCommit], *, deadline_ms: int
@@ -321,10 +388,7 @@ class RoundKeeper:
         return decode_snapshot(self.blobs.store.read(digest), layout=self.cycle.layout)
 
     def _next_state(self, state: TrainingState, judged: list[Judged]) -> Digest:
-        contributions = [
-            (item.vector, item.entry.coefficient) for item in judged if item.vector is not None
-        ]
-        following = next_state(state, contributions, self.cycle.config.training)
+        following = next_state(state, used_vectors(judged), self.cycle.config.training)
         return self.blobs.store.put(encode_snapshot(following))
 
 

@@ -14,7 +14,8 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ares_p2p.domain import CATEGORIES, Limits, TrainingConfig
-from ares_p2p.errors import ConfigFault, NotInitialised
+from ares_p2p.errors import ConfigFault, NotInitialised, PayloadMalformed
+from ares_p2p.ids import public_key_of
 
 CONFIG_FILE: Final = "config.toml"
 IDENTITY_FILE: Final = "identity.key"
@@ -79,6 +80,46 @@ class DataSection(_Section):
         return self
 
 
+class ModelPrices(_Section):
+    """US dollars for a million tokens of each kind."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cache_write: float = Field(ge=0)
+    cache_read: float = Field(ge=0)
+
+
+class TeacherSection(_Section):
+    """Who writes the examples. What follows `kind` is about a teacher that is asked over the network.
+
+    The provider's terms decide whether its words may train a model; README says what to check.
+    """
+
+    kind: Literal["procedural", "opus"] = "procedural"
+    model: str = Field(default="claude-opus-5-5", min_length=1, max_length=100)
+    base_url: str = ""  # "": the provider's own; any server that speaks POST /v1/messages
+    permission_ref: str = Field(default="", max_length=500)  # under which agreement it may teach
+    licence: str = Field(default="", max_length=200)  # of the answers; goes into every example
+    prices_as_of: str = Field(default="2026-09-23", pattern=r"^\d{4}-\d\d-\d\d$")
+    prices: dict[str, ModelPrices] = {  # by model; platform.claude.com/docs, models, 5m cache
+        "claude-opus-5-5": ModelPrices(input=4, output=20, cache_write=5, cache_read=0.2),
+        "claude-opus-5": ModelPrices(input=5, output=25, cache_write=6.25, cache_read=0.5),
+    }
+    cap_usd_per_run: float = Field(default=20, ge=0)
+    cap_usd_per_day: float = Field(default=50, ge=0)
+    cap_usd_per_cycle: float = Field(default=50, ge=0)
+    cap_usd_per_category: float = Field(default=10, ge=0)  # of one cycle
+    max_concurrency: int = Field(default=8, gt=0, le=64)
+    max_output_tokens: int = Field(default=3000, ge=256, le=32_000)  # of one answer
+    thinking_tokens: int = Field(default=3000, ge=0, le=64_000)  # added where the model thinks
+    effort: Literal["", "low", "medium", "high"] = ""  # "": the model's own default
+    timeout_s: float = Field(default=600, gt=0)  # of one request
+    judge_share: float = Field(default=0.25, ge=0, le=1)  # of the examples; seeded
+    judge_min: int = Field(default=3, ge=1, le=5)  # every criterion; below it the row is left out
+    second_answer_share: float = Field(default=0.25, ge=0, le=1)  # solved twice, must agree
+    fallback: Literal["wait", "procedural"] = "wait"  # when the teacher cannot be asked
+
+
 class TrainingSection(_Section):
     """The numbers of local and outer steps; see docs/adr/0003 for how they were chosen."""
 
@@ -120,8 +161,10 @@ class RoundsSection(_Section):
     train_s: float = Field(default=120, gt=0)  # from the plan to the commit deadline, at most
     serve_s: float = Field(default=60, gt=0)  # for fetching everybody's contributions
     max_peers: int = Field(default=64, gt=0, le=100)  # a CommitSet record holds about 110 commits
-    held_out_every: Positive = 1  # rounds between two looks at the held-out loss
-    held_out_examples: Positive = 128  # of them; the gate itself always uses all
+    # Rounds between two looks at the held-out loss. Above 1 there are no poison alarms: they
+    # compare a round's end with its start.
+    held_out_every: Positive = 1
+    held_out_examples: Positive = 128  # of them, 32 for an alarm; the gate itself uses all
 
     def limits(self, *, blob_bytes: int) -> Limits:
         """Return the bounds that the signed config carries.
@@ -144,6 +187,15 @@ class AuditSection(_Section):
     decoy_rate: float = Field(default=0.02, ge=0, le=1)  # rounds with a forged contribution of ours
     report_s: float = Field(default=120, gt=0)  # how long an auditor has; then we replay ourselves
 
+    @model_validator(mode="after")
+    def _are_peer_ids(self) -> AuditSection:
+        for peer in self.auditors:
+            try:
+                public_key_of(peer)
+            except PayloadMalformed as error:
+                raise ValueError(f"auditors: {error.message}") from error
+        return self
+
 
 class DatabaseSection(_Section):
     """Where the books are kept; "": ares.db in the data directory."""
@@ -159,7 +211,7 @@ class CreditSection(_Section):
     trainer: Positive = 500
     core: Positive = 1000
     public_release_h: float = Field(default=72, ge=0)  # a new adapter is for everybody after that
-    hold_rounds: int = Field(default=0, ge=0)  # credit stays pending so many rounds longer
+    hold_rounds: int = Field(default=0, ge=0)  # so long is credit pending that is paid on trust
     clawback: bool = True  # a failed audit takes back what was paid on trust since the last pass
 
     @model_validator(mode="after")
@@ -175,6 +227,7 @@ class CoordinatorSettings(_Section):
     network: NetworkSection
     base: BaseSection = BaseSection()
     data: DataSection = DataSection()
+    teacher: TeacherSection = TeacherSection()
     training: TrainingSection = TrainingSection()
     rounds: RoundsSection = RoundsSection()
     credit: CreditSection = CreditSection()
@@ -239,4 +292,6 @@ def _toml(value: object) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     return repr(value)

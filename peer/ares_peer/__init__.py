@@ -9,6 +9,7 @@
 - `events`, `eventreader`: the lines by which the trainer tells the supervisor what happens.
 - `progress`, `statusfile`: those events folded into one picture; that picture on disk.
 - `terminal`, `lines`, `summary`, `wording`: the picture for a person, or for a script.
+- `auditor`, `auditsession`: the other role, which replays the work of others instead of training.
 - `trainer`, `session` and what they import: the other process, which owns the DHT, the GPU and
   the training loop.
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.domain import PeerStatus
-from ares_p2p.errors import NetworkFault, NodeDied, PeerFault
+from ares_p2p.errors import AresError, NetworkFault, NodeDied, NotAnAuditor, PeerFault
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.rounds.plan import NO_DIGEST
 from ares_p2p.wire.codec import seal
@@ -35,13 +35,21 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """One per session; `presence` returns the facts of now."""
+    """One per session.
+
+    Args:
+        presence: returns the facts of now.
+        role: trainer, or auditor: no round waits for it.
+        report: told when the coordinator says that this peer may not be what it is.
+    """
 
     links: Links
     memory: SessionMemory
     device: str
     profile: str
     presence: Callable[[], Presence]
+    role: str
+    report: Callable[[AresError], None]
 
     async def announce(self) -> None:
         """Announce once; who is away will hear the next one.
@@ -71,6 +79,7 @@ class Announcer:
             tokens_per_s=now.tokens_per_s,
             state=now.state,
             held_blobs=now.held_blobs,
+            role=self.role,
         )
         envelope = seal(self.links.identity, status)
         try:
@@ -79,6 +88,8 @@ class Announcer:
             )
         except NodeDied:
             raise
+        except NotAnAuditor as fault:
+            self.report(fault)
         except (NetworkFault, PeerFault):
             pass
         if not to_dht:

@@ -32,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+credits_app = typer.Typer(no_args_is_help=False)
+app.add_typer(credits_app, name="credits")
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -86,6 +89,14 @@ def join(
         int | None,
         typer.Option(help="CPU threads. Default: torch decides.", show_default=False),
     ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            help="trainer, or auditor: replay the work of others instead of training, which the "
+            "CORE tier may, and whom the operator names. Default: trainer.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +133,7 @@ def join(
         "base": base.absolute() if base else None,
         "device": device,
         "threads": threads,
+        "role": role,
         "name": name,
     }
     try:
@@ -194,6 +206,89 @@ def identity(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print(json.dumps({"peer_id": peer_id, "file": str(path)}, indent=2))
     else:
         print(f"{peer_id}\n{path}")
+
+
+@app.command()
+def adapters(
+    get: Annotated[
+        int | None, typer.Option("--get", min=1, help="Fetch the adapter of this cycle.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="Where the adapter's folder is put.")] = Path(),
+    api: Annotated[
+        str,
+        typer.Option(
+            help="The network's address. Default: as the network says.", show_default=False
+        ),
+    ] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the adapters that the network has trained, or fetch one as a PEFT folder.
+
+    A new adapter is for everybody after a while; credit that was earned here opens it earlier.
+    """
+    from ares_peer.adapters_cli import show_or_fetch
+    from ares_peer.settings import chosen_data_dir
+
+    try:
+        folder = chosen_data_dir(data_dir)
+        show_or_fetch(folder, api=api, get=get, to=to, as_json=as_json)
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+
+
+@credits_app.callback(invoke_without_command=True)
+def credits_(
+    context: typer.Context,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many rounds. Default: 20; in JSON all.", show_default=False),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the network for the tier.")
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each round paid, and why one paid nothing. Works while no peer runs, too."""
+    from ares_peer.credits_cli import show_credits
+    from ares_peer.settings import chosen_data_dir
+
+    if context.invoked_subcommand is not None:
+        context.obj = (data_dir, as_json)
+        return
+    try:
+        folder = chosen_data_dir(data_dir)
+        show_credits(folder, limit=limit, offline=offline, as_json=as_json)
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+
+
+@credits_app.command()
+def verify(
+    context: typer.Context,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with the whole ledger: a file from `ares-coordinator ledger export`.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every link from your commits to the ledger's log, offline. Exit code 76: one broke."""
+    from ares_peer.credits_cli import verify_credits
+    from ares_peer.settings import chosen_data_dir
+
+    before = context.obj  # options that stand before the word "verify" count as well
+    as_json = as_json or before[1]
+    try:
+        folder = chosen_data_dir(data_dir or before[0])
+        code = verify_credits(folder, ledger=ledger, as_json=as_json)
+    except AresError as error:
+        _fail(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()

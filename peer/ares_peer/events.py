@@ -51,6 +51,7 @@ class Phase(StrEnum):
     UPLOADING = "uploading"
     EXCHANGING = "exchanging"
     AGGREGATING = "aggregating"
+    AUDITING = "auditing"
     FINISHING = "finishing"
     STOPPED = "stopped"
 
@@ -138,13 +139,91 @@ class RoundDone:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundCorrected:
+    """An earlier round was made anew without what made the model worse; `in_round` says so.
+
+    `taken_out` are peer ids; when this peer is one of them, `code` and `message` say why. Losses
+    are held-out ones: at the round's start, after it as it was, after it as it is now.
+    """
+
+    kind: ClassVar[str] = "round_corrected"
+    cycle: Count
+    round: Count
+    in_round: Count
+    taken_out: Annotated[tuple[Text, ...], Field(max_length=128)]
+    held_out_before: Measure
+    held_out_bad: Measure
+    held_out_after: Measure
+    code: Text = ""
+    message: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CreditSettled:
-    """The audits of a round are closed: `outcome` is pass, void or fail."""
+    """The audits of a round are closed: `outcome` is pass, void, fail or not_drawn."""
 
     kind: ClassVar[str] = "credit"
     cycle: Count
     round: Count
     outcome: Text
+    reward_ucredits: Amount
+    balance_ucredits: Amount
+    code: Text = ""
+    message: Text = ""
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it earned what the work is worth; a recorded fault may stand beside it."""
+        return self.reward_ucredits > 0 or not self.code
+
+
+@dataclass(frozen=True, slots=True)
+class CreditTaken:
+    """Credit of a round that was settled is lost again; `code` says why."""
+
+    kind: ClassVar[str] = "credit_taken"
+    cycle: Count
+    round: Count
+    ucredits: Amount
+    code: Text
+
+
+@dataclass(frozen=True, slots=True)
+class AuditStarted:
+    """Another peer's commit is trained again; `commit` is its hex digest."""
+
+    kind: ClassVar[str] = "audit_start"
+    cycle: Count
+    round: Count
+    rounds: Count
+    commit: Text
+    author: Text
+    steps: Count
+    deadline_ms: Count
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReported:
+    """What was measured went to the coordinator, or why it did not."""
+
+    kind: ClassVar[str] = "audit_report"
+    cycle: Count
+    round: Count
+    commit: Text
+    tokens: Count
+    accepted: bool
+    code: Text = ""
+    message: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettled:
+    """What a round paid for one replay; `code` says why nothing."""
+
+    kind: ClassVar[str] = "audit_credit"
+    cycle: Count
+    round: Count
+    commit: Text
     reward_ucredits: Amount
     balance_ucredits: Amount
     code: Text = ""
@@ -205,7 +284,12 @@ Event = (
     | StepDone
     | CommitSent
     | RoundDone
+    | RoundCorrected
     | CreditSettled
+    | CreditTaken
+    | AuditStarted
+    | AuditReported
+    | AuditSettled
     | Traffic
     | FirstAccepted
     | CycleDone

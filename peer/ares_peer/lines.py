@@ -16,7 +16,13 @@ from ares_peer.summary import Row, deadline_text, round_text, speed_text
 from ares_peer.wording import bytes_text, sentence
 
 QUIET_MS: Final = 10_000  # between two lines of the same moving number
-_EVERY_ROUND: Final = (Phase.TRAINING, Phase.UPLOADING, Phase.EXCHANGING, Phase.AGGREGATING)
+_EVERY_ROUND: Final = (
+    Phase.TRAINING,
+    Phase.UPLOADING,
+    Phase.EXCHANGING,
+    Phase.AGGREGATING,
+    Phase.AUDITING,
+)
 
 
 class View(Protocol):

@@ -3,7 +3,10 @@
 - its sequence number: with an older one it would be refused as a replay;
 - its last commit, whole: one that was killed after it signed must hand in those very bytes
   again, because a second, different commit for the same round is equivocation;
-- the rounds whose credit has not been reported yet, and the states it still serves.
+- its audit reports, whole: a replay is not made twice, and a second, different report of the same
+  audit is refused;
+- the rounds whose credit has not been reported yet, those whose ledger page is not in the
+  evidence yet, and the states it still serves.
 
 Saved before anything that was signed leaves the process. A file that is not ours or damaged is a
 fresh start: wall time is a safe sequence.
@@ -24,7 +27,9 @@ from ares_p2p.files import write_atomically
 from ares_p2p.ids import DIGEST_BYTES, Digest
 from ares_p2p.rounds.plan import NO_DIGEST
 
+MAX_DUE = 512  # rounds whose page is still to come; as for settlements
 MAX_UNSETTLED = 512  # rounds; bounds the file when settlements stay away for days
+MAX_REPORTS = 256  # the newest audit reports, 600 bytes each; older ones are past their deadline
 
 RoundKey = tuple[int, int]  # (cycle, round)
 
@@ -43,6 +48,19 @@ class KeptCommit:
     is_over: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class KeptReport:
+    """A signed audit report as it was, or is about to be, handed in.
+
+    Attributes:
+        is_over: it was taken, or refused for good.
+    """
+
+    commit_sha256: Digest
+    envelope: bytes
+    is_over: bool = False
+
+
 @dataclass(slots=True)
 class SessionMemory:
     """Owned by one session; its methods may be called from any thread."""
@@ -53,7 +71,9 @@ class SessionMemory:
     seq: int = 0
     last_commit: Digest = NO_DIGEST
     kept_commit: KeptCommit | None = None
+    reports: tuple[KeptReport, ...] = ()  # oldest first
     unsettled: tuple[RoundKey, ...] = ()  # oldest first
+    due: tuple[RoundKey, ...] = ()  # rounds whose settlement or page is not kept yet
     states: tuple[Digest, ...] = ()  # snapshots that are held and served, oldest first
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -67,8 +87,11 @@ class SessionMemory:
                 memory.seq = int(stored["seq"])
                 memory.last_commit = _digest(stored["last_commit"])
                 memory.kept_commit = _kept_commit(stored.get("commit"))
+                memory.reports = tuple(_kept_report(one) for one in stored.get("reports", []))
                 rounds = stored.get("unsettled", [])
                 memory.unsettled = tuple((int(cycle), int(number)) for cycle, number in rounds)
+                rounds = stored.get("due", [])
+                memory.due = tuple((int(cycle), int(number)) for cycle, number in rounds)
                 memory.states = tuple(_digest(text) for text in stored.get("states", []))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return SessionMemory(path, clock, network_id)
@@ -107,6 +130,29 @@ class SessionMemory:
                 self.kept_commit = replace(kept, is_over=True)
                 self._save()
 
+    # --- audit reports -------------------------------------------------------------------------
+
+    def remember_report(self, kept: KeptReport) -> None:
+        """Note a signed report before it is sent; safe from a power cut too."""
+        with self._lock:
+            others = (one for one in self.reports if one.commit_sha256 != kept.commit_sha256)
+            self.reports = (*others, kept)[-MAX_REPORTS:]
+            self._save(durable=True)
+
+    def report_on(self, commit_sha256: Digest) -> KeptReport | None:
+        """Return what was reported on a commit, None when nothing was."""
+        found = (one for one in self.reports if one.commit_sha256 == commit_sha256)
+        return next(found, None)
+
+    def end_report(self, commit_sha256: Digest) -> None:
+        """Note that a report was taken or refused: there is nothing left to do for it."""
+        with self._lock:
+            self.reports = tuple(
+                replace(one, is_over=True) if one.commit_sha256 == commit_sha256 else one
+                for one in self.reports
+            )
+            self._save()
+
     # --- credit to come ------------------------------------------------------------------------
 
     def expect_credit(self, key: RoundKey) -> None:
@@ -116,6 +162,20 @@ class SessionMemory:
                 self.unsettled = (*self.unsettled, key)[-MAX_UNSETTLED:]
                 self._save()
 
+    def expect_page(self, key: RoundKey) -> None:
+        """Note a round whose settlement and ledger page are wanted as evidence."""
+        with self._lock:
+            if key not in self.due:
+                self.due = (*self.due, key)[-MAX_DUE:]
+                self._save()
+
+    def forget_page(self, key: RoundKey) -> None:
+        """Note that they are kept, or will not be had."""
+        with self._lock:
+            if key in self.due:
+                self.due = tuple(other for other in self.due if other != key)
+                self._save()
+
     def forget_credit(self, key: RoundKey) -> None:
         """Note that a round said it, or that nothing is to come."""
         self._keep_unsettled(other for other in self.unsettled if other != key)
@@ -123,6 +183,9 @@ class SessionMemory:
     def forget_cycles_before(self, cycle: int) -> None:
         """Forget rounds of cycles so old that nobody publishes their settlements any more."""
         self._keep_unsettled(key for key in self.unsettled if key[0] >= cycle)
+        for key in self.due:
+            if key[0] < cycle:
+                self.forget_page(key)
 
     def _keep_unsettled(self, kept: Iterable[RoundKey]) -> None:
         with self._lock:
@@ -153,7 +216,16 @@ class SessionMemory:
                 "blob": kept.blob_id.hex(),
                 "is_over": kept.is_over,
             },
+            "reports": [
+                {
+                    "commit": one.commit_sha256.hex(),
+                    "envelope": one.envelope.hex(),
+                    "is_over": one.is_over,
+                }
+                for one in self.reports
+            ],
             "unsettled": self.unsettled,
+            "due": self.due,
             "states": [digest.hex() for digest in self.states],
         }
         write_atomically(self.path, json.dumps(stored).encode(), durable=durable)
@@ -175,3 +247,8 @@ def _kept_commit(stored: dict[str, Any] | None) -> KeptCommit | None:
         _digest(stored["blob"]),
         bool(stored.get("is_over")),
     )
+
+
+def _kept_report(stored: dict[str, Any]) -> KeptReport:
+    envelope = bytes.fromhex(stored["envelope"])
+    return KeptReport(_digest(stored["commit"]), envelope, bool(stored.get("is_over")))

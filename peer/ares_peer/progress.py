@@ -12,9 +12,15 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ares_p2p.errors import AuditReportWrong
+from ares_p2p.rounds.audits import TRAINER_ROLE
 from ares_peer.events import (
+    AuditReported,
+    AuditSettled,
+    AuditStarted,
     CommitSent,
     CreditSettled,
+    CreditTaken,
     CycleDone,
     ErrorRaised,
     Event,
@@ -22,6 +28,7 @@ from ares_peer.events import (
     IdentityKnown,
     Phase,
     PhaseChanged,
+    RoundCorrected,
     RoundDone,
     RoundOpened,
     StepDone,
@@ -90,6 +97,10 @@ class Totals:
     rounds_missed: int = 0
     rounds_void: int = 0
     rounds_failed_audit: int = 0
+    audits_reported: int = 0
+    audits_paid: int = 0
+    audits_contradicted: int = 0
+    audits_unpaid: int = 0  # for another reason than a contradiction
     tokens: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
@@ -102,6 +113,7 @@ class Status:
     pid: int
     started_s: float  # start time of the supervisor's process; pid and this name it for good
     device: str = ""
+    role: str = TRAINER_ROLE
     trainer_pid: int | None = None
     restarts: int = 0
     stopping: bool = False  # a person asked for the end
@@ -172,8 +184,21 @@ def _folded(status: Status, event: Event, now_ms: int) -> Status:
             return _with_commit(status, event, now_ms)
         case RoundDone():
             return _with_round_done(status, event, now_ms)
+        case RoundCorrected():
+            return _with_refusal(status, event, now_ms) if event.code else status
         case CreditSettled():
             return _with_credit(status, event, now_ms)
+        case CreditTaken():
+            return _with_loss(status, event, now_ms)
+        case AuditStarted():
+            replayed = RoundView(
+                event.cycle, event.round, event.rounds, event.deadline_ms, max_steps=event.steps
+            )
+            return replace(status, round=replayed)
+        case AuditReported():
+            return _with_report(status, event, now_ms)
+        case AuditSettled():
+            return _with_audit_pay(status, event, now_ms)
         case Traffic():
             return _with_traffic(status, event)
         case FirstAccepted():
@@ -243,8 +268,9 @@ def _with_credit(status: Status, event: CreditSettled, now_ms: int) -> Status:
     settled = (event.cycle, event.round)
     totals = replace(
         status.totals,
-        rounds_void=status.totals.rounds_void + (event.outcome == "void"),
-        rounds_failed_audit=status.totals.rounds_failed_audit + (event.outcome == "fail"),
+        rounds_void=status.totals.rounds_void + (not event.is_paid and event.outcome != "fail"),
+        rounds_failed_audit=status.totals.rounds_failed_audit
+        + (not event.is_paid and event.outcome == "fail"),
     )
     status = replace(
         status,
@@ -252,7 +278,42 @@ def _with_credit(status: Status, event: CreditSettled, now_ms: int) -> Status:
         pending=tuple(key for key in status.pending if key != settled),
         settled_ucredits=event.balance_ucredits,
     )
-    return _with_refusal(status, event, now_ms) if event.outcome != "pass" else status
+    return status if event.is_paid else _with_refusal(status, event, now_ms)
+
+
+def _with_loss(status: Status, event: CreditTaken, now_ms: int) -> Status:
+    if status.settled_ucredits is not None:
+        left = max(0, status.settled_ucredits - event.ucredits)
+        status = replace(status, settled_ucredits=left)
+    told = CreditSettled(event.cycle, event.round, "void", 0, 0, event.code, sentence(event))
+    return _with_refusal(status, told, now_ms)
+
+
+def _with_report(status: Status, event: AuditReported, now_ms: int) -> Status:
+    if not event.accepted:
+        return _with_refusal(status, event, now_ms)
+    place = (event.cycle, event.round)
+    totals = replace(status.totals, audits_reported=status.totals.audits_reported + 1)
+    pending = (*(key for key in status.pending if key != place), place)[-MAX_PENDING:]
+    return replace(status, totals=totals, pending=pending)
+
+
+def _with_audit_pay(status: Status, event: AuditSettled, now_ms: int) -> Status:
+    totals, contradicted = status.totals, event.code == AuditReportWrong.code
+    paid = event.reward_ucredits > 0
+    totals = replace(
+        totals,
+        audits_paid=totals.audits_paid + paid,
+        audits_contradicted=totals.audits_contradicted + contradicted,
+        audits_unpaid=totals.audits_unpaid + (not paid and not contradicted),
+    )
+    status = replace(
+        status,
+        totals=totals,
+        pending=tuple(key for key in status.pending if key != (event.cycle, event.round)),
+        settled_ucredits=event.balance_ucredits,
+    )
+    return _with_refusal(status, event, now_ms) if event.code else status
 
 
 def _with_traffic(status: Status, event: Traffic) -> Status:
@@ -266,7 +327,9 @@ def _with_traffic(status: Status, event: Traffic) -> Status:
 
 
 def _with_refusal(
-    status: Status, event: CommitSent | RoundDone | CreditSettled, now_ms: int
+    status: Status,
+    event: CommitSent | RoundDone | RoundCorrected | CreditSettled | AuditReported | AuditSettled,
+    now_ms: int,
 ) -> Status:
     before = next((one.count for one in status.refusals if one.code == event.code), 0)
     newest = RefusalView(event.code, event.message, before + 1, event.cycle, event.round, now_ms)

@@ -17,24 +17,33 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.crypto.envelope import Envelope
-from ares_p2p.domain import Commit, CommitSet, CycleConfig, RoundManifest, RoundPlan
+from ares_p2p.domain import (
+    Commit,
+    CommitSet,
+    CycleConfig,
+    RoundCorrection,
+    RoundManifest,
+    RoundPlan,
+)
 from ares_p2p.errors import BlobUnavailable, StateMismatch
 from ares_p2p.ids import Digest, PeerId, blob_id_of
 from ares_p2p.network.records import Verified
 from ares_p2p.rounds.assignment import first_example
 from ares_p2p.rounds.commits import SignedCommit, check_commit_set, open_commit
-from ares_p2p.rounds.manifest import check_manifest
+from ares_p2p.rounds.manifest import check_correction, check_manifest
 from ares_p2p.training.layout import Layout
 from ares_p2p.training.replica import BoundLayout, bind_layout, encode_contribution, next_state
 from ares_p2p.training.state import TrainingState, encode_snapshot
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
+from ares_peer.corrections import EndedRound, remade_state
 from ares_peer.events import CommitSent, ErrorRaised, Event, Phase, PhaseChanged, RoundOpened
+from ares_peer.evidence import EvidenceStore
 from ares_peer.exchange import Exchange
 from ares_peer.links import Links
 from ares_peer.memory import KeptCommit, SessionMemory
 from ares_peer.pace import Pace, TooSlow
 from ares_peer.patience import Patience, RoundLost
-from ares_peer.reports import round_done
+from ares_peer.reports import round_corrected, round_done
 from ares_peer.submission import SENT_BY_DHT, Answer, hand_in, is_listed
 
 if TYPE_CHECKING:  # that module brings torch, which nothing here needs
@@ -75,8 +84,9 @@ class RoundWork:
     Args:
         is_finishing: whether the session was asked to end.
         tokens_per_s: as measured, once there was a step.
+        before: the round before, if this peer saw its end: this one may correct it.
         contributions: blob ids of the round, as far as it came.
-        manifest_sha256: of the checked manifest, once there is one.
+        ended: the round itself, once its manifest was checked.
     """
 
     links: Links
@@ -90,10 +100,12 @@ class RoundWork:
     device: str
     profile: str
     emit: Callable[[Event], None]
+    evidence: EvidenceStore
     is_finishing: Callable[[], bool] = lambda: False
     tokens_per_s: float = 0.0
+    before: EndedRound | None = None
     contributions: set[Digest] = field(default_factory=set)
-    manifest_sha256: Digest | None = None
+    ended: EndedRound | None = None
     _missed_because: str = ""
     _patience: Patience = field(init=False)
 
@@ -157,6 +169,7 @@ class RoundWork:
             )
         except TooSlow as slow:
             self._missed_because = str(slow)
+            self.evidence.note(self._place, "missed", message=self._missed_because)
             self.emit(PhaseChanged(Phase.WAITING, str(slow)))
             return None
         finally:
@@ -213,6 +226,7 @@ class RoundWork:
         envelope = seal(self.links.identity, commit)
         kept = KeptCommit(self.plan_sha256, encode_envelope(envelope), commit.blob_id)
         await asyncio.to_thread(self.memory.remember_commit, envelope.payload_sha256, kept)
+        self.evidence.keep(self._place, commit=envelope)
         return await self._hand_in(envelope, commit)
 
     async def _resume(self, kept: KeptCommit) -> None:
@@ -221,10 +235,13 @@ class RoundWork:
         envelope = decode_envelope(kept.envelope)
         commit = open_commit(envelope, network_id=self.links.network_id).commit
         self.contributions.add(kept.blob_id)
+        self.evidence.keep(self._place, commit=envelope)
         if not self.links.blobs.store.has(kept.blob_id):
             # Training it again could give other bits, and a second commit is equivocation.
             self._missed_because = "the contribution is not on the disk any more"
             self.emit(ErrorRaised(BlobUnavailable.code, self._missed_because))
+            code, message = BlobUnavailable.code, self._missed_because
+            self.evidence.note(self._place, "missed", code=code, message=message)
             return
         closed = await self._patience.closed()
         if closed is None:
@@ -246,6 +263,10 @@ class RoundWork:
         return commit if answer.accepted else None
 
     def _tell(self, envelope: Envelope, commit: Commit, answer: Answer) -> None:
+        self.evidence.keep(self._place, ack=answer.ack)
+        if not answer.accepted:
+            code, message = answer.code, answer.message
+            self.evidence.note(self._place, "refused", code=code, message=message)
         digest = envelope.payload_sha256.hex()
         work = (*self._place, commit.steps, commit.tokens, digest)
         self.emit(CommitSent(*work, answer.accepted, answer.code, answer.message))
@@ -254,6 +275,7 @@ class RoundWork:
 
     async def _closed_commits(self) -> tuple[list[SignedCommit], Verified[CommitSet]]:
         found = await self._patience.wait_for(CommitSet, expected_ms=self.plan.commit_deadline_ms)
+        self.evidence.keep(self._place, commit_set=found.envelope)
         commits = check_commit_set(
             found.payload,
             plan=self.plan,
@@ -280,13 +302,20 @@ class RoundWork:
                 RoundManifest, expected_ms=self.plan.serve_deadline_ms
             )
             manifest = found.payload
+            self.evidence.keep(self._place, manifest=found.envelope)
             check_manifest(
                 manifest,
                 commits=commits,
                 plan_sha256=self.plan_sha256,
                 commit_set_sha256=closed.envelope.payload_sha256,
+                previous_manifest_sha256=self.plan.previous_manifest_sha256,
             )
-            self.manifest_sha256 = found.envelope.payload_sha256
+            for correction in manifest.corrections:
+                corrected = self._ended(correction)
+                if corrected is not None:
+                    check_correction(correction, previous=corrected.manifest)
+            digest = found.envelope.payload_sha256
+            self.ended = EndedRound(self.plan, manifest, digest, tuple(commits))
             self._report(manifest)
             return manifest, await exchange.vectors_of(manifest)
         except BlobUnavailable as fault:
@@ -297,6 +326,8 @@ class RoundWork:
     def _report(self, manifest: RoundManifest) -> None:
         """Say what became of the work, and whether credit is to come for it."""
         self.memory.end_commit(self.plan_sha256)
+        for correction in manifest.corrections:
+            self.emit(round_corrected(manifest, correction, peer=self.peer))
         done = round_done(manifest, peer=self.peer, missed_because=self._missed_because)
         if done.status in ("accepted", "clipped"):
             self.memory.expect_credit(self._place)
@@ -311,14 +342,18 @@ class RoundWork:
     ) -> tuple[TrainingState, Digest]:
         """Return the next state from our own sum, its snapshot stored.
 
-        Raises: StateMismatch: it is not what the coordinator signed.
+        Raises: StateMismatch: it is not what the coordinator signed. RoundLost: the manifest
+            corrects a round of which not everything is held here any more.
         """
-        used = [
-            (vectors[entry.commit_sha256], entry.coefficient)
-            for entry in manifest.entries
-            if entry.coefficient
-        ]
-        state = next_state(self.state, used, self.config.training)
+        if manifest.corrections:
+            state = self._corrected(manifest.corrections[0])
+        else:
+            used = [
+                (vectors[entry.commit_sha256], entry.coefficient)
+                for entry in manifest.entries
+                if entry.coefficient
+            ]
+            state = next_state(self.state, used, self.config.training)
         digest = self.links.blobs.store.put(encode_snapshot(state))
         if digest != manifest.next_state:
             self.links.blobs.store.delete(digest)
@@ -328,3 +363,25 @@ class RoundWork:
                 hint="Fetching the signed snapshot; report this if it goes on.",
             )
         return state, digest
+
+    def _ended(self, correction: RoundCorrection) -> EndedRound | None:
+        """Return the corrected round, None when this peer did not see its end."""
+        before = self.before
+        is_it = before is not None and before.manifest_sha256 == correction.manifest_sha256
+        return before if is_it else None
+
+    def _corrected(self, correction: RoundCorrection) -> TrainingState:
+        """Return the state that a correction leads to, from the corrected round's own blobs."""
+        ended = self._ended(correction)
+        state = None
+        if ended is not None:
+            state = remade_state(
+                ended,
+                correction,
+                store=self.links.blobs.store,
+                layout=self.rig.layout,
+                training=self.config.training,
+            )
+        if state is None:
+            raise RoundLost(f"the corrected state of round {correction.round + 1} is to be fetched")
+        return state

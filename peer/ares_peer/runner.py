@@ -61,7 +61,13 @@ def _first_status(settings: PeerSettings, peer_id: str) -> Status:
     if own is None:
         raise InternalFault("this process cannot see itself in the process table")
     label = device_label(probe_hardware(), device=settings.device)
-    fresh = Status(pid=own.pid, started_s=own.started_s, device=label, peer_id=peer_id)
+    fresh = Status(
+        pid=own.pid,
+        started_s=own.started_s,
+        device=label,
+        role=settings.role,
+        peer_id=peer_id,
+    )
     if earlier is None:
         return fresh
     return carried_over(earlier, fresh)

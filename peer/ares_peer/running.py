@@ -16,6 +16,7 @@ from ares_p2p.training.state import (
     initial_state,
     snapshot_size_bytes,
 )
+from ares_peer.corrections import EndedRound
 from ares_peer.events import ErrorRaised, Event, Phase, PhaseChanged, SyncProgress
 from ares_peer.links import Links
 from ares_peer.roundwork import Rig
@@ -31,7 +32,7 @@ class RunningCycle:
     Attributes:
         state, state_digest: the newest state that is held.
         handled_plan: the plan that was worked on last, or refused for good.
-        last_manifest: (round, digest) of the newest manifest that was checked.
+        ended: the newest round whose manifest was checked.
         is_over: whether its end was reported.
     """
 
@@ -42,7 +43,7 @@ class RunningCycle:
     state: TrainingState | None = None
     state_digest: Digest = NO_DIGEST
     handled_plan: Digest = NO_DIGEST
-    last_manifest: tuple[int, Digest] | None = None
+    ended: EndedRound | None = None
     is_over: bool = False
 
     @property
@@ -57,9 +58,10 @@ class RunningCycle:
             follows another manifest than the one that ended the round before.
         """
         check_plan(plan, config=self.config, config_sha256=self.config_sha256)
-        if self.last_manifest is None:
+        if self.ended is None:
             return
-        round_number, manifest_sha256 = self.last_manifest
+        round_number = self.ended.manifest.header.round
+        manifest_sha256 = self.ended.manifest_sha256
         follows = plan.header.round == round_number + 1
         if follows and plan.previous_manifest_sha256 != manifest_sha256:
             raise HashMismatch(

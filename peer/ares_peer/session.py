@@ -26,7 +26,10 @@ from ares_p2p.errors import (
     PeerFault,
     StateMismatch,
 )
+from ares_p2p.ids import Digest
 from ares_p2p.network.records import Verified
+from ares_p2p.proofs.findings import Volunteer
+from ares_p2p.rounds.audits import TRAINER_ROLE
 from ares_peer.announcer import Announcer, Presence
 from ares_peer.credit import CreditWatch, rounds_text
 from ares_peer.events import (
@@ -38,6 +41,9 @@ from ares_peer.events import (
     SyncProgress,
     Traffic,
 )
+from ares_peer.evidence import FOLDER as EVIDENCE_FOLDER
+from ares_peer.evidence import EvidenceStore
+from ares_peer.ledgerwatch import LedgerWatch
 from ares_peer.links import POLL_S, Links
 from ares_peer.lookout import Lookout
 from ares_peer.materials import Materials, gather_materials
@@ -73,6 +79,7 @@ class Session:
     """One peer's session; `run` returns when the stop wish is fulfilled."""
 
     round_work: type[RoundWork] = RoundWork
+    role: str = TRAINER_ROLE
 
     def __init__(
         self,
@@ -99,12 +106,22 @@ class Session:
         self._running: RunningCycle | None = None
         self._tokens_per_s = 0.0
         self._last_fault: tuple[str, str] | None = None
+        self._refusal = ""
         self._memory = SessionMemory.load(
             data_dir / "session.json", clock=links.clock, network_id=links.network_id
         )
         self._shelf = Shelf(links.blobs.store, self._memory)
-        self._credit = CreditWatch(links, self._memory, emit)
-        self._announcer = Announcer(links, self._memory, device, profile, self._presence)
+        self._evidence = EvidenceStore.open(
+            data_dir / EVIDENCE_FOLDER,
+            Volunteer(links.network_id, links.coordinator, links.identity.peer_id),
+            clock=links.clock,
+            emit=emit,
+        )
+        self._ledger = LedgerWatch(links, self._memory, self._evidence, emit)
+        self._credit = CreditWatch(links, self._memory, emit, self._ledger)
+        self._announcer = Announcer(
+            links, self._memory, device, profile, self._presence, self.role, self._refused
+        )
         self._lookout = Lookout(links, self._memory, emit, self._wish.is_uttered)
         self._states = StateFinder(links, self._shelf, self._announcer.peers_online, emit)
         self._is_clean = False
@@ -175,6 +192,12 @@ class Session:
             self._last_fault = (fault.code, fault.message)
             self._emit(ErrorRaised(fault.code, fault.message, fault.hint))
 
+    def _refused(self, fault: AresError) -> None:
+        """Say once that the coordinator does not want this peer in its role."""
+        if fault.message != self._refusal:
+            self._refusal = fault.message
+            self._emit(ErrorRaised(fault.code, fault.message, fault.hint))
+
     async def _pause(self, seconds: float, why: str) -> None:
         self._emit(PhaseChanged(Phase.WAITING, why))
         with contextlib.suppress(Leaving):
@@ -194,13 +217,8 @@ class Session:
             if running is None:
                 await self._pause(POLL_S, "no cycle is running yet")
                 return False
-            found = await self._lookout.next_of(running)
-            if found is None:
-                return False  # another cycle has begun, or we are to leave
-            if found.final is not None:
-                return await self._end_cycle(running, found.final)
-            if found.plan is not None:
-                await self._take_part(running, found.plan)
+            if await self._follow(running):
+                return True
             self._last_fault = None
         except Leaving:
             return True
@@ -211,6 +229,17 @@ class Session:
         except AresError as fault:
             self._report(fault)
             await self._pause(RETRY_S, fault.message)
+        return False
+
+    async def _follow(self, running: RunningCycle) -> bool:
+        """Do the next thing in a cycle; True when the session is over."""
+        found = await self._lookout.next_of(running)
+        if found is None:
+            return False  # another cycle has begun, or we are to leave
+        if found.final is not None:
+            return await self._end_cycle(running, found.final)
+        if found.plan is not None:
+            await self._take_part(running, found.plan)
         return False
 
     async def _current_cycle(self) -> RunningCycle | None:
@@ -239,6 +268,7 @@ class Session:
             progress=lambda what, done, total: self._emit(SyncProgress(what, done, total)),
         )
         await self._clean_up(config)
+        await self._ledger.begin_cycle(found)
         self._emit(PhaseChanged(Phase.SYNCING, "loading the base"))
         self._running = None  # two bases need not fit in memory
         rig = await asyncio.to_thread(self._load_rig, config, materials)
@@ -264,8 +294,12 @@ class Session:
                 size_bytes=final.next_state_size_bytes,
             )
         )
+        return await self._say_cycle_is_done(running, final.next_state)
+
+    async def _say_cycle_is_done(self, running: RunningCycle, state: Digest) -> bool:
+        """Say it and, if so configured, wait for the credit and end the session: then True."""
         running.is_over = True
-        self._emit(CycleDone(running.number, final.next_state.hex()))
+        self._emit(CycleDone(running.number, state.hex()))
         if not self._exit_after_cycle:
             text = f"cycle {running.number} is done, the next is to come"
             self._emit(PhaseChanged(Phase.WAITING, text))
@@ -285,6 +319,21 @@ class Session:
         except PeerFault:
             running.handled_plan = plan_sha256  # it will not become better
             raise
+        key = (running.number, plan.header.round)
+        self._evidence.begin(key, found.envelope)
+        self._memory.expect_page(key)
+        try:
+            await self._work_on(running, plan, plan_sha256)
+        except RoundLost as lost:
+            self._evidence.note(key, "lost", message=str(lost))
+            raise
+        except StateMismatch:
+            raise  # the work counts: only our own sum is another one
+        except AresError as fault:
+            self._evidence.note(key, "lost", code=fault.code, message=fault.message)
+            raise
+
+    async def _work_on(self, running: RunningCycle, plan: RoundPlan, plan_sha256: Digest) -> None:
         try:
             state = await self._wish.or_leave(
                 self._states.reach(
@@ -311,7 +360,9 @@ class Session:
             device=self._device,
             profile=self._profile,
             emit=self._emit,
+            evidence=self._evidence,
             is_finishing=self._wish.is_uttered,
+            before=running.ended,
         )
         self._is_in_round = True
         try:
@@ -323,7 +374,7 @@ class Session:
         finally:
             self._is_in_round = False
             self._tokens_per_s = work.tokens_per_s
-            if work.manifest_sha256 is not None:
-                running.last_manifest = (plan.header.round, work.manifest_sha256)
+            if work.ended is not None:
+                running.ended = work.ended
             await self._shelf.keep_round(work.contributions)
             self._tell_traffic()

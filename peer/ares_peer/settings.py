@@ -14,11 +14,12 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from ares_p2p.errors import ConfigFault, InviteWrongNetwork
+from ares_p2p.errors import ConfigFault, InviteWrongNetwork, NotInitialised
 from ares_p2p.files import write_atomically
 
 SETTINGS_FILE: Final = "peer.json"
 NETWORK_FILE: Final = "network"  # the id of the one network this directory belongs to
+API_FILE: Final = "api-url"
 IDENTITY_FILE: Final = "identity.key"
 STATUS_FILE: Final = "status.json"
 PROCESSES_FILE: Final = "processes.json"
@@ -26,6 +27,7 @@ LOG_DIR: Final = "logs"
 MAX_SETTINGS_BYTES: Final = 65_536  # an invite is below 2 kB; bounds a file that is not ours
 
 Device = Literal["auto", "cpu", "cuda"]
+Role = Literal["trainer", "auditor"]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Threads = Annotated[int, Field(ge=0, le=1_024)]  # 0 = torch decides
 Name = Annotated[str, Field(min_length=1, max_length=40)]
@@ -50,6 +52,7 @@ class PeerSettings(BaseSettings):
     base: Path | None = None  # a folder with the base model; None = fetched from the network
     device: Device = "auto"
     threads: Threads = 0
+    role: Role = "trainer"
     name: Name | None = None  # shown on the leaderboard; None = a pseudonym
 
 
@@ -65,6 +68,7 @@ class Remembered(BaseModel):
     base: Path | None = None
     device: Device | None = None
     threads: Threads | None = None
+    role: Role | None = None
     name: Name | None = None
 
 
@@ -81,6 +85,7 @@ class TrainerSettings(BaseModel):
     base: Path | None = None
     device: Device = "auto"
     threads: Threads = 0
+    role: Role = "trainer"
     name: str | None = None
     exit_after_cycle: bool = False
 
@@ -177,6 +182,28 @@ def claim_network(data_dir: Path, network_id: str) -> None:
         raise InviteWrongNetwork(
             f"{data_dir} belongs to network {known[:64]}, the invite is for {network_id}"
         )
+
+
+def remember_api(data_dir: Path, api_url: str) -> None:
+    """Note where the network's API is, for commands that ask it while no session runs."""
+    path, content = data_dir / API_FILE, f"{api_url}\n".encode()
+    if api_url and not (path.exists() and path.read_bytes() == content):
+        write_atomically(path, content)
+
+
+def remembered_network(data_dir: Path) -> tuple[str, str]:
+    """Return the network's id and the address of its API; "" for what is not known.
+
+    Raises: NotInitialised: no peer has run here yet.
+    """
+    try:
+        network_id = (data_dir / NETWORK_FILE).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise NotInitialised(
+            f"{data_dir} knows no network yet", hint="ares-peer join ares://..."
+        ) from error
+    path = data_dir / API_FILE
+    return network_id, path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _from_environment() -> PeerSettings:

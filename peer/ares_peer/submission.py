@@ -23,11 +23,16 @@ SENT_BY_DHT = "sent by the DHT only"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of handing a commit in; `code` and `message` say why, or by which way."""
+    """What came of handing a commit in; `code` and `message` say why, or by which way.
+
+    Attributes:
+        ack: the coordinator's signed receipt, when it answered.
+    """
 
     accepted: bool
     code: str = ""
     message: str = ""
+    ack: Envelope | None = None
 
 
 async def hand_in(
@@ -47,7 +52,7 @@ async def hand_in(
     while True:
         published = published or await publish(links, envelope)
         try:
-            await _submit(links, envelope)
+            ack = await submit_once(links, envelope)
         except NodeDied:
             raise
         except (UnknownRound, NetworkFault) as fault:
@@ -59,7 +64,7 @@ async def hand_in(
         except PeerFault as fault:
             return Answer(False, fault.code, fault.message)
         else:
-            return Answer(True)
+            return Answer(True, ack=ack)
         await links.clock.sleep(SUBMIT_RETRY_S)
 
 
@@ -77,11 +82,16 @@ async def publish(links: Links, envelope: Envelope) -> bool:
     return True
 
 
-async def _submit(links: Links, envelope: Envelope) -> None:
+async def submit_once(links: Links, envelope: Envelope) -> Envelope:
+    """Hand in a signed commit or report; return the coordinator's receipt, checked.
+
+    Raises: what `Control.submit` raises. PeerFault: the receipt is of something else.
+    """
     reply = await links.control.submit(envelope, to=links.coordinator, timeout_s=SUBMIT_TIMEOUT_S)
     ack = open_envelope(reply, CommitAck, signer=links.coordinator, network_id=links.network_id)
     if ack.commit_sha256 != envelope.payload_sha256:
-        raise PeerFault("the coordinator acknowledged another commit")
+        raise PeerFault("the coordinator acknowledged something else")
+    return reply
 
 
 async def _without_answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ares_peer.events import Phase
-from ares_peer.progress import RoundView, Status
+from ares_peer.progress import RoundView, Status, Totals
 from ares_peer.wording import (
     bytes_text,
     count_text,
@@ -39,13 +39,24 @@ def credit_text(status: Status) -> str:
     return f"{settled} settled, {count_text(len(status.pending), 'round')} pending"
 
 
+def audits_text(totals: Totals) -> str:
+    """Return what came of the replays of others' work; nothing for a peer that made none."""
+    parts = [
+        (totals.audits_reported, "reported"),
+        (totals.audits_paid, "paid"),
+        (totals.audits_contradicted, "contradicted"),
+        (totals.audits_unpaid, "not paid"),
+    ]
+    return ", ".join(f"{count:,} {what}" for count, what in parts if count)
+
+
 def status_rows(status: Status, *, running: bool, now_ms: int) -> list[Row]:
     """Return everything `ares-peer status` says."""
     rows = [("peer", _life(status, running=running, now_ms=now_ms))]
     if running:
         rows.append(("phase", phase_text(status.phase, status.detail)))
     rows += [("network", status.network), ("id", status.peer_id), ("name", status.name)]
-    rows.append(("device", status.device))
+    rows += [("role", status.role), ("device", status.device)]
     if status.round is not None:
         view = status.round
         deadline = f", {deadline_text(view, now_ms=now_ms)}" if running else ""
@@ -53,6 +64,7 @@ def status_rows(status: Status, *, running: bool, now_ms: int) -> list[Row]:
         rows.append(("speed", speed_text(view)))
     rows.append(("credit", credit_text(status)))
     rows.append(("rounds", _rounds(status)))
+    rows.append(("audits", audits_text(status.totals)))
     if status.refusals:
         last = status.refusals[0]
         where = f"round {last.round + 1} of cycle {last.cycle}"
@@ -79,6 +91,8 @@ def summary_rows(before: Status, after: Status) -> list[Row]:
         ("rounds missed", new.rounds_missed - old.rounds_missed),
         ("rounds void", new.rounds_void - old.rounds_void),
         ("audits failed", new.rounds_failed_audit - old.rounds_failed_audit),
+        ("replays reported", new.audits_reported - old.audits_reported),
+        ("replays contradicted", new.audits_contradicted - old.audits_contradicted),
     ):
         if count:
             rows.append((label, f"{count:,}"))

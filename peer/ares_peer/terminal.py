@@ -19,14 +19,18 @@ from rich.text import Text
 
 from ares_p2p.clock import Clock
 from ares_peer.events import (
+    AuditReported,
+    AuditSettled,
     CommitSent,
     CreditSettled,
+    CreditTaken,
     CycleDone,
     ErrorRaised,
     Event,
     FirstAccepted,
     IdentityKnown,
     Phase,
+    RoundCorrected,
     RoundDone,
     SupervisorNote,
 )
@@ -44,6 +48,7 @@ _IN_A_ROUND: Final = (
     Phase.UPLOADING,
     Phase.EXCHANGING,
     Phase.AGGREGATING,
+    Phase.AUDITING,
     Phase.FINISHING,
 )
 _LASTING_NOTES: Final = ("stopping", "aborting", "restarting", "leftovers")
@@ -116,11 +121,23 @@ class LiveView:
 def lasting_line(event: Event, *, glyphs: Glyphs) -> Text | None:
     """Return the line that stays in the scrollback for `event`, or None for a passing one."""
     match event:
-        case RoundDone(status="accepted" | "clipped") | CreditSettled(outcome="pass"):
+        case RoundDone(status="accepted" | "clipped"):
             glyph, style = glyphs.good, "green"
+        case CreditSettled() if event.is_paid:
+            glyph, style = glyphs.good, "green"
+        case AuditReported(accepted=True) | AuditSettled(code=""):
+            glyph, style = glyphs.good, "green"
+        case RoundCorrected(code=""):
+            glyph, style = glyphs.note, "yellow"
         case RoundDone(status="missed") | CreditSettled(outcome="void"):
             glyph, style = glyphs.note, "yellow"
-        case RoundDone() | CreditSettled() | CommitSent(accepted=False) | ErrorRaised():
+        case RoundCorrected() | RoundDone() | CreditSettled() | CreditTaken():
+            glyph, style = glyphs.bad, "red"
+        case CommitSent(accepted=False):
+            glyph, style = glyphs.bad, "red"
+        case ErrorRaised():
+            glyph, style = glyphs.bad, "red"
+        case AuditReported() | AuditSettled():
             glyph, style = glyphs.bad, "red"
         case CycleDone() | FirstAccepted() | IdentityKnown():
             glyph, style = glyphs.note, "cyan"
@@ -142,7 +159,7 @@ def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
         view = status.round
         steps = f"step {view.step}/{view.max_steps}" if view.max_steps else "no step yet"
         lines.append(_bar(view.step, view.max_steps, Text(steps)))
-        trains = status.phase in (Phase.TRAINING, Phase.FINISHING)
+        trains = status.phase in (Phase.TRAINING, Phase.AUDITING, Phase.FINISHING)
         deadline = _deadline(view, now_ms) if trains else Text("")
         lines.append(_row(Text(speed_text(view)), deadline))
     totals = status.totals

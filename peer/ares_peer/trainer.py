@@ -23,6 +23,7 @@ from ares_p2p.domain import CycleConfig
 from ares_p2p.errors import AresError, InternalFault
 from ares_p2p.logs import configure_logging
 from ares_p2p.processes import die_with_parent
+from ares_p2p.rounds.audits import AUDITOR_ROLE
 from ares_peer.events import (
     ErrorRaised,
     Event,
@@ -147,6 +148,7 @@ async def _live(
     invite: Invite,
     emit: Callable[[Event], None],
 ) -> int:
+    from ares_peer.auditsession import AuditorSession
     from ares_peer.links import Links
     from ares_peer.session import Session
 
@@ -173,7 +175,8 @@ async def _live(
             device=device,
         )
 
-    session = Session(
+    of_role = AuditorSession if settings.role == AUDITOR_ROLE else Session
+    session = of_role(
         links,
         data_dir=settings.data_dir,
         base=settings.base,
@@ -209,16 +212,10 @@ def _device(settings: TrainerSettings) -> str:
 
 
 def _profile(device: str) -> str:
-    """Return what an auditor must match to compare numbers: device class and library versions."""
-    import bitsandbytes
-    import torch
+    """Return what the bits of our work depend on, for whoever replays it."""
+    from ares_p2p.proofs.profile import profile_here
 
-    capability = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else torch.backends.cpu.get_cpu_capability()
-    )
-    return f"{device}/{capability}/torch-{torch.__version__}/bnb-{bitsandbytes.__version__}"
+    return profile_here(device).text
 
 
 if __name__ == "__main__":

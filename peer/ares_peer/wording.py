@@ -6,8 +6,12 @@ import math
 from typing import Final
 
 from ares_peer.events import (
+    AuditReported,
+    AuditSettled,
+    AuditStarted,
     CommitSent,
     CreditSettled,
+    CreditTaken,
     CycleDone,
     ErrorRaised,
     Event,
@@ -15,12 +19,15 @@ from ares_peer.events import (
     IdentityKnown,
     Phase,
     PhaseChanged,
+    RoundCorrected,
     RoundDone,
     RoundOpened,
     SupervisorNote,
 )
 
 UCREDITS_PER_CREDIT: Final = 1_000_000
+SHORT_PEER_CHARS: Final = 16  # of a peer id: all begin with the same eight
+MAX_NAMES: Final = 4  # on one line
 
 _PHASES: Final = {
     Phase.STARTING: "starting",
@@ -31,6 +38,7 @@ _PHASES: Final = {
     Phase.UPLOADING: "committing the work",
     Phase.EXCHANGING: "exchanging with other peers",
     Phase.AGGREGATING: "averaging",
+    Phase.AUDITING: "replaying another peer's work",
     Phase.FINISHING: "finishing this round",
     Phase.STOPPED: "stopped",
 }
@@ -46,6 +54,13 @@ def credits_text(ucredits: int) -> str:
     hundredths = ucredits * 100 // UCREDITS_PER_CREDIT
     sign = "-" if hundredths < 0 else ""
     return f"{sign}{abs(hundredths) // 100:,}.{abs(hundredths) % 100:02d}"
+
+
+def exact_credits_text(ucredits: int) -> str:
+    """Return micro-credits as credits, to the last digit: small networks pay small amounts."""
+    whole, rest = divmod(abs(ucredits), UCREDITS_PER_CREDIT)
+    digits = f"{rest:06}".rstrip("0").ljust(2, "0")
+    return f"{'-' if ucredits < 0 else ''}{whole:,}.{digits}"
 
 
 def bytes_text(size_bytes: int) -> str:
@@ -96,8 +111,24 @@ def sentence(event: Event) -> str:
             return f"round {event.round + 1}: commit refused: {why}"
         case RoundDone():
             return _round_done(event)
+        case RoundCorrected():
+            return _corrected(event)
         case CreditSettled():
             return _credit(event)
+        case CreditTaken():
+            lost = credits_text(event.ucredits)
+            return f"round {event.round + 1}: {lost} of credit are lost again [{event.code}]"
+        case AuditStarted():
+            work = f"{count_text(event.steps, 'step')} of {event.author[-8:]}"
+            return f"round {event.round + 1}: replaying {work}"
+        case AuditReported() if event.accepted:
+            tokens = count_text(event.tokens, "token")
+            return f"round {event.round + 1}: replay of {event.commit[:12]} reported, {tokens}"
+        case AuditReported():
+            why = reason_text(event.code, event.message)
+            return f"round {event.round + 1}: report on {event.commit[:12]} not taken: {why}"
+        case AuditSettled():
+            return _audit_pay(event)
         case FirstAccepted():
             return f"first contribution accepted {duration_text(event.seconds)} after the start"
         case CycleDone():
@@ -114,6 +145,9 @@ def sentence(event: Event) -> str:
 def _round_done(event: RoundDone) -> str:
     head = f"round {event.round + 1}"
     match event.status:
+        case "accepted" if event.code:
+            why = reason_text(event.code, event.message)
+            return f"{head} accepted as work, but not used: {why}"
         case "accepted":
             return f"{head} accepted"
         case "clipped":
@@ -124,11 +158,39 @@ def _round_done(event: RoundDone) -> str:
             return f"{head} missed" + (f": {event.message}" if event.message else "")
 
 
+def _corrected(event: RoundCorrected) -> str:
+    losses = (
+        f"held-out loss {event.held_out_before:.3f} before it, {event.held_out_bad:.3f} after it, "
+        f"{event.held_out_after:.3f} now"
+    )
+    if event.code:
+        text = f"round {event.round + 1}: this peer's contribution was taken out again"
+        why = reason_text(event.code, event.message)
+        return f"{text}: {why}; its credit depends on its audit alone"
+    names = ", ".join(peer[:SHORT_PEER_CHARS] for peer in event.taken_out[:MAX_NAMES])
+    if len(event.taken_out) > MAX_NAMES:
+        names += f" and {len(event.taken_out) - MAX_NAMES} more"
+    return (
+        f"round {event.round + 1} is corrected, without {names}: {losses}; the work of "
+        f"round {event.in_round + 1} is audited and paid, but not used"
+    )
+
+
 def _credit(event: CreditSettled) -> str:
     head = f"round {event.round + 1}"
-    if event.outcome == "pass":
-        earned = credits_text(event.reward_ucredits)
-        return f"{head} settled: +{earned}, balance {credits_text(event.balance_ucredits)}"
     why = reason_text(event.code, event.message)
-    outcome = "void, no credit" if event.outcome == "void" else "failed its audit"
+    if event.is_paid:
+        earned, balance = credits_text(event.reward_ucredits), credits_text(event.balance_ucredits)
+        remark = f" ({why})" if event.code else ""
+        return f"{head} settled: +{earned}, balance {balance}{remark}"
+    outcome = "failed its audit" if event.outcome == "fail" else "void, no credit"
     return f"{head} {outcome}: {why}"
+
+
+def _audit_pay(event: AuditSettled) -> str:
+    head = f"round {event.round + 1}: replay of {event.commit[:12]}"
+    balance = credits_text(event.balance_ucredits)
+    why = f": {reason_text(event.code, event.message)}" if event.code else ""
+    if event.reward_ucredits:
+        return f"{head} paid: +{credits_text(event.reward_ucredits)}, balance {balance}{why}"
+    return f"{head} not paid, balance {balance}{why}"

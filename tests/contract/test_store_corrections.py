@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow
+from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow, TakenOutRow
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import ContributionRow, DrawReason
 from ares_p2p.errors import InternalFault, OpposesOthers, PoisonFound
@@ -90,11 +90,13 @@ def test_a_look_notes_the_loss_once(store: Store) -> None:
 
 def test_an_alarm_that_changes_nothing_is_kept(store: Store) -> None:
     play_round(store, 1, 0, round_of(0))
-    quiet = replace(ALARM, corrected_in_round=None, held_out_after=None, message="no few explain it")
+    quiet = replace(
+        ALARM, corrected_in_round=None, held_out_after=None, message="no few explain it"
+    )
     assert store.record_look(1, 0, held_out_loss=1.7, alarm=quiet)
     assert store.alarms(1) == (quiet,)
     assert store.corrections(1, 0) == ()
-    assert store.corrections_of_cycle(1) == ()
+    assert store.taken_out(1) == ()
 
 
 def test_a_correction_comes_with_its_alarm_and_audits_of_the_culprits(store: Store) -> None:
@@ -105,7 +107,7 @@ def test_a_correction_comes_with_its_alarm_and_audits_of_the_culprits(store: Sto
     assert store.record_look(1, 0, held_out_loss=1.7, alarm=ALARM, corrections=rows)
     assert store.alarms(1) == (ALARM,)
     assert store.corrections(1, 0) == tuple(rows)
-    assert store.corrections_of_cycle(1) == (rows[1],)
+    assert store.taken_out(1) == (TakenOutRow(0, work[1].peer, "it hurt"),)
     (audit,) = store.audits(1, 0)
     assert (audit.commit_sha256, audit.outcome) == (work[1].commit_sha256, None)
     drawn = {row.commit_sha256: (row.drawn, row.reason) for row in store.lottery(1, 0)}
@@ -124,9 +126,7 @@ def test_a_culprit_that_the_lottery_drew_is_audited_once(store: Store) -> None:
     work = round_of(0)
     play_round(store, 1, 0, work)
     before = store.audits(1, 0), store.lottery(1, 0)
-    assert store.record_look(
-        1, 0, held_out_loss=1.7, alarm=ALARM, corrections=correction(work, 2)
-    )
+    assert store.record_look(1, 0, held_out_loss=1.7, alarm=ALARM, corrections=correction(work, 2))
     assert (store.audits(1, 0), store.lottery(1, 0)) == before
 
 
@@ -147,6 +147,18 @@ def test_a_correction_of_other_contributions_is_refused_whole(store: Store) -> N
             store.record_look(1, 0, held_out_loss=1.7, alarm=ALARM, corrections=rows)
     assert store.rounds(1)[0].held_out_loss is None
     assert store.corrections(1, 0) == ()
+
+
+def test_what_the_last_round_left_out_is_listed_with_what_was_corrected(store: Store) -> None:
+    work = trust_all(store, 0)
+    store.record_look(1, 0, held_out_loss=1.7, alarm=ALARM, corrections=correction(work, 1))
+    last = round_of(1)
+    last[0] = replace(last[0], coefficient=0.0, code=PoisonFound.code, message="it hurt, too")
+    play_round(store, 1, 1, last)
+    assert store.taken_out(1) == (
+        TakenOutRow(0, work[1].peer, "it hurt"),
+        TakenOutRow(1, last[0].peer, "it hurt, too"),
+    )
 
 
 def test_a_refused_contribution_is_listed_and_not_audited(store: Store) -> None:

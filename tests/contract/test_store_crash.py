@@ -20,9 +20,12 @@ import pytest
 from sqlalchemy import event
 
 from ares_coordinator.ledger.balances import balance_of, verify_balances
+from ares_coordinator.ledger.postings import settling_postings
 from ares_coordinator.store.rows import RoundState
 from ares_coordinator.store.sql import SqlStore, open_store
-from store_samples import begin, commit, contribution, finish_round, judge, open_round, peer
+from ares_p2p.ids import blob_id_of
+from ledger_samples import seal_round
+from store_samples import NOW, begin, commit, contribution, finish_round, judge, open_round, peer
 from storefixtures import TARGETS, TEMPLATE, postgres_server
 
 STRIDE = 7  # between the statements at which a child dies; each costs a few fsyncs
@@ -30,15 +33,20 @@ WORK = [contribution(commit(1, 0, number), gpu=True) for number in range(3)]
 
 
 def play(store: SqlStore) -> None:
-    """Play a whole round, as the coordinator does again after every start."""
+    """Play a whole round, as the coordinator does again after every start.
+
+    Two contributions are audited, the third one is paid on trust when the round is settled.
+    """
     begin(store)
     open_round(store, 1, 0)
     if store.rounds(1)[0].state == RoundState.OPEN:
         for number in range(3):
             store.add_commit(commit(1, 0, number))
-    finish_round(store, WORK, 1, 0)
-    for work in WORK:
+    finish_round(store, WORK, 1, 0, undrawn=WORK[2:])
+    for work in WORK[:2]:
         judge(store, work)
+    pending = store.pending_postings(peer(2))
+    seal_round(store, 1, 0, settling_postings(pending, at_ms=NOW))
 
 
 def play_until(target: str, deadly: int) -> None:
@@ -101,19 +109,25 @@ def check_left_over(target: str) -> None:
         assert store.record("plan", 1, 0) is not None
         assert (store.record("commits", 1, 0) is not None) == (row.state != RoundState.OPEN)
         assert (store.record("manifest", 1, 0) is not None) == aggregated
-        assert len(store.contributions(1, 0)) == len(store.audits(1, 0)) == 3 * aggregated
+        assert len(store.contributions(1, 0)) == len(store.lottery(1, 0)) == 3 * aggregated
+        assert len(store.audits(1, 0)) == 2 * aggregated
     judged = [row for row in store.audits(1, 0) if row.outcome is not None]
-    assert len(store.postings()) == len(store.audits(1, 0)) + len(judged)
+    head, is_settled = store.log_head(), store.record("settlement", 1, 0) is not None
+    assert (head is not None) == is_settled
+    assert len(store.postings()) == len(store.lottery(1, 0)) + len(judged) + is_settled
     for _ in range(2):
         play(store)
     assert len(store.postings()) == 6
+    (head,) = store.log_heads()
+    assert (head.size, head.root) == (6, store.log_root(6))
+    assert blob_id_of(store.page_bytes(6)) == head.page_blob_id
     assert verify_balances(store) == 3
     for number in range(3):
         balance = balance_of(store.totals(peer(number)))
         assert (balance.settled_ucredits, balance.pending_ucredits) == (1_000_000, 0)
         worker = store.worker(peer(number))
         assert worker is not None
-        assert worker.gpu_passes == 1
+        assert worker.gpu_passes == (number < 2)  # trust is no audit
     store.close()
 
 

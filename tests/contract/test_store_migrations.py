@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from alembic import command
 from sqlalchemy import Engine, insert
 
+from ares_coordinator.ledger.log import verify_log
+from ares_coordinator.ledger.projections import verify_projections
 from ares_coordinator.store.admin import database_status, migrate_database
 from ares_coordinator.store.connect import connect
 from ares_coordinator.store.migrations.versions import r0001_first as first
 from ares_coordinator.store.revisions import _config, newest_revision
+from ares_coordinator.store.snapshot import open_snapshot
 from ares_coordinator.store.sql import open_store
+from ares_p2p.crypto.merkle import tree_root
+from ares_p2p.domain import PostingState
 from ares_p2p.ids import sha256
+from ares_p2p.proofs.ledger import leaf_of
 from payloads import identity
 from storefixtures import TARGETS, postgres_server
 
@@ -65,4 +72,13 @@ def test_first_revision_with_credit_comes_to_the_newest(kind: str, tmp_path: Pat
     assert [posting.id for posting in store.postings()] == [1, 2, 3, 4, 5, 6]
     board = [(row.peer, row.settled_ucredits) for row in store.leaderboard(10)]
     assert board == [(peer, 1_000_000) for peer in sorted(PEERS)]
+    assert store.streaks(PEERS) == dict.fromkeys(PEERS, 1)
+    more = dataclasses.replace(store.postings()[0], key="more", state=PostingState.VOID, code="x")
+    assert store.add_postings([more]) == 1, "log and standings go on from what was there"
     store.close()
+    snapshot = open_snapshot(target)
+    who = {"coordinator": PEERS[0], "network_id": "none"}
+    assert list(verify_log(snapshot, **who, progress=lambda _: None)) == []
+    assert list(verify_projections(snapshot, progress=lambda _: None)) == []
+    assert snapshot.log_root(7) == tree_root([leaf_of(one) for one in snapshot.postings()])
+    snapshot.close()

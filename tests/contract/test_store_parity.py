@@ -66,7 +66,7 @@ QUESTIONS: dict[str, Question] = {
     "active_workers": lambda s: s.active_workers(100),
     "counts": lambda s: s.counts(),
     "leaderboard": lambda s: s.leaderboard(100),
-    "tier_inputs": lambda s: sorted(s.tier_inputs()),
+    "tier_counts": lambda s: sorted(map(repr, s.tier_counts([0, 1]))),
     "recent_work": lambda s: [s.recent_work(peer(n), 100) for n in PEERS],
     "settled_by_kind": lambda s: s.settled_by_kind(),
     "lottery": lambda s: s.lottery(1, 0),

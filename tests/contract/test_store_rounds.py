@@ -140,6 +140,47 @@ def test_commit_needs_an_open_round(store: Store) -> None:
     assert store.worker(peer(2)) is None
 
 
+def test_many_commits_at_once_end_as_one_by_one(store: Store) -> None:
+    """One that is refused keeps no other one out, and the order within the batch counts."""
+    open_round(store, 1, 0)
+    store.add_commit(commit(1, 0, 1))
+    new, second = commit(1, 0, 2), commit(1, 0, 2, text="another")
+    ack = record("ack", 1, 0, peer=peer(2))
+    found = store.add_commits(
+        [
+            (commit(1, 0, 1), None),
+            (new, ack),
+            (new, ack),
+            (second, None),
+            (replace(new, peer=peer(3)), None),
+            (commit(1, 9, 4), None),
+            (replace(commit(1, 0, 5), received_ms=NOW + 7), None),
+        ]
+    )
+    assert [one if isinstance(one, CommitResult) else type(one) for one in found] == [
+        CommitResult.DUPLICATE,
+        CommitResult.NEW,
+        CommitResult.DUPLICATE,
+        Equivocation,
+        CommitReplayed,
+        UnknownRound,
+        CommitResult.NEW,
+    ]
+    assert {row.peer for row in store.commits(1, 0)} == {peer(1), peer(2), peer(5)}
+    assert store.record("ack", 1, 0, peer(2)) == ack
+    (evidence,) = store.equivocations(1, 0)
+    assert evidence.second_envelope == second.envelope
+    assert {row.peer: row.last_seen_ms - NOW for row in store.workers()} == {
+        peer(1): 0,
+        peer(2): 0,
+        peer(5): 7,
+    }
+    store.close_round(1, 0, now_ms=NOW)
+    (late,) = store.add_commits([(commit(1, 0, 6), None)])
+    assert isinstance(late, CommitLate)
+    assert store.add_commits([]) == ()
+
+
 def test_finish_round_needs_a_closed_round_and_is_done_once(store: Store) -> None:
     work = [contribution(commit(1, 0, n)) for n in (1, 2)]
     open_round(store, 1, 0)
@@ -161,7 +202,7 @@ def test_finish_round_needs_a_closed_round_and_is_done_once(store: Store) -> Non
     )
     assert len(store.postings()) == 2
     assert set(store.contributions(1, 0)) == set(work)
-    store.set_held_out_loss(1, 0, 2.25)
+    store.record_look(1, 0, held_out_loss=2.25)
     assert store.rounds(1)[0].held_out_loss == 2.25
 
 
@@ -356,7 +397,13 @@ def test_leaderboard_orders_by_settled_credit_then_by_who_came_first(store: Stor
     assert [row.peer for row in board] == [peer(3), peer(2), peer(1)]
     assert (board[0].settled_ucredits, board[0].gpu_passes) == (900_000, 1)
     assert len(store.leaderboard(1)) == 1
-    assert sorted(store.tier_inputs()) == [(0, 0), (500_000, 0), (500_000, 0), (900_000, 1)]
+    counted = store.tier_counts([0, 500_000, 700_000, 5_000_000])
+    assert {(row.minimum_ucredits, row.audited_gpu): row.workers for row in counted} == {
+        (0, False): 1,
+        (500_000, False): 2,
+        (700_000, True): 1,
+    }
+    assert [row.workers for row in store.tier_counts([0])] == [4]
     assert store.settled_by_kind() == (
         (PostingKind.CPU_TRAINING, 1_000_000),
         (PostingKind.GPU_TRAINING, 900_000),

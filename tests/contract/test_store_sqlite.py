@@ -91,6 +91,8 @@ def test_file_is_for_its_owner_only(store: SqlStore, path: Path) -> None:
         "REPLACE INTO postings SELECT * FROM postings",
         "UPDATE equivocations SET seen_ms = 1",
         "DELETE FROM equivocations",
+        "UPDATE log_nodes SET position = 9",
+        "DELETE FROM log_nodes",
     ],
 )
 def test_append_only_tables_refuse_changes(store: SqlStore, statement: str) -> None:

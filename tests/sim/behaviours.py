@@ -1,21 +1,26 @@
-"""How peers behave: the honest in good and bad days, and the attackers of the protocol's list."""
+"""How peers behave: the honest in good and bad days, and the attackers of the protocol's list.
+
+`docs/attacks.md` says which of them is what attack, and what stops it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from ares_p2p.averaging.vectors import Vector
+from ares_p2p.averaging.vectors import PART_ELEMENTS, Vector, VectorSource, parts, read_part
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, RoundPlan
 from ares_p2p.errors import BlobUnavailable
+from ares_p2p.ids import PeerId
 from ares_p2p.rounds.commits import open_commit
+from ares_p2p.training.state import TrainingState
 from ares_p2p.wire.codec import encode_envelope, seal
 from payloads import identity
 from sim.samples import LIMITS, NETWORK_ID
-from sim.swarm import Behaviour, Message, Peer, Round
+from sim.swarm import Behaviour, Message, Peer, Round, fetch_contribution
 from sim.task import Labels, Task
 
 _CODEC_HEAD_BYTES = 56  # of the contribution's format; the first block's step follows
@@ -89,16 +94,80 @@ class Scaled(Behaviour):
         return scaled
 
 
+@dataclass
+class Crowd:
+    """Attackers who know each other's honest work of a round, as everybody could compute it."""
+
+    members: tuple[PeerId, ...]
+    _round: int = -1
+    _work: tuple[Vector, ...] = ()
+
+    def work(self, peer: Peer, round_: Round) -> tuple[Vector, ...]:
+        """Return the members' honest pseudo-gradients."""
+        if self._round != round_.number:
+            world, state = peer.world, peer.state
+            assert state is not None
+            ends = [
+                world.task.local_steps(
+                    state.theta,
+                    world.assigned(member, round_number=round_.number),
+                    steps=round_.plan.max_steps,
+                    lr=round_.plan.inner_lr,
+                    training=world.training,
+                    labels=world.task.labels,
+                )[0]
+                for member in self.members
+            ]
+            self._round = round_.number
+            self._work = tuple(state.theta - end for end in ends)
+        return self._work
+
+
 @dataclass(frozen=True)
 class ColludingFlip(Behaviour):
     """All of a crowd send the very same flipped vector, so that they support each other."""
 
-    factor: float
-    shared: dict[int, Vector] = field(default_factory=dict)  # round -> what the first one made
+    crowd: Crowd
+    factor: float = 1.0
 
     def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
-        flipped = np.float32(-self.factor) * gradient
-        return self.shared.setdefault(round_.number, flipped)
+        flipped: Vector = np.float32(-self.factor) * self.crowd.work(peer, round_)[0]
+        return flipped
+
+
+@dataclass(frozen=True)
+class LittleIsEnough(Behaviour):
+    """The crowd's mean, moved `deviations` standard deviations against its sign, by element.
+
+    Source: "A Little Is Enough", Baruch et al., arXiv:1902.06156.
+    """
+
+    crowd: Crowd
+    deviations: float = 1.0
+
+    def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
+        work = np.stack(self.crowd.work(peer, round_))
+        mean, deviation = work.mean(axis=0), work.std(axis=0)
+        if len(work) == 1:
+            deviation = np.abs(mean)
+        moved: Vector = mean - np.float32(self.deviations) * np.sign(mean) * deviation
+        return moved
+
+
+@dataclass(frozen=True)
+class InnerProduct(Behaviour):
+    """The crowd's mean, short and against it: hard to see, and it slows the round.
+
+    Source: "Fall of Empires", Xie et al., arXiv:1903.03936.
+    """
+
+    crowd: Crowd
+    factor: float = 0.3
+
+    def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
+        mean = np.stack(self.crowd.work(peer, round_)).mean(axis=0)
+        against: Vector = np.float32(-self.factor) * mean
+        return against
 
 
 class LabelFlip(Behaviour):
@@ -108,17 +177,76 @@ class LabelFlip(Behaviour):
         return task.classes - 1 - task.labels
 
 
+# --- work that was not done --------------------------------------------------------------------
+
+
 class HalfTheSteps(Behaviour):
-    """Does the fewest steps that are allowed and declares the most."""
+    """Makes half of the steps and declares all of them."""
 
     def steps(self, plan: RoundPlan) -> int:
-        return plan.min_steps
+        return plan.max_steps // 2
 
     def commit(self, commit: Commit, peer: Peer) -> Commit:
         steps = peer.world.training.max_steps
         return dataclasses.replace(
             commit, steps=steps, tokens=commit.tokens * steps // commit.steps
         )
+
+
+@dataclass
+class StaleWork(Behaviour):
+    """Trains from the state of the round before, and says that it was this one's."""
+
+    before: Vector | None = None
+
+    def start(self, state: TrainingState, peer: Peer) -> Vector:
+        theta, self.before = self.before, state.theta
+        return state.theta if theta is None else theta
+
+
+@dataclass(frozen=True)
+class OtherShard(Behaviour):
+    """Trains on another peer's examples, which it might have at hand."""
+
+    whose: PeerId
+
+    def data_of(self, peer: Peer) -> PeerId:
+        return self.whose
+
+
+@dataclass(frozen=True)
+class CopiesTheLastRound(Behaviour):
+    """Sends what another one sent in the round before: that blob everybody may fetch."""
+
+    victim: PeerId
+
+    def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
+        for envelope in reversed(peer.world.board):
+            if envelope.signer != self.victim:
+                continue
+            signed = open_commit(envelope, network_id=NETWORK_ID)
+            if signed.commit.header.round < round_.number:
+                return _decoded(fetch_contribution(signed, peer.world))
+        return gradient
+
+
+@dataclass(frozen=True)
+class Sleeper(Behaviour):
+    """Works honestly until the lottery seldom draws it, then sends noise of honest length."""
+
+    wakes: int
+
+    def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
+        if round_.number < self.wakes:
+            return gradient
+        return Noise(1.0).update(gradient, peer, round_)
+
+
+def _decoded(source: VectorSource) -> Vector:
+    vector = np.empty(source.size, dtype=np.float32)
+    for part in parts(source.size):
+        vector[part] = read_part(source, part, np.empty(PART_ELEMENTS, dtype=np.float32))
+    return vector
 
 
 # --- blobs that are none -----------------------------------------------------------------------
@@ -233,7 +361,7 @@ class OtherData(Behaviour):
 
 
 class StaleState(Behaviour):
-    """Says that it trained from the cycle's first state."""
+    """Says that it trained from another state than the round's."""
 
     def commit(self, commit: Commit, peer: Peer) -> Commit:
         return dataclasses.replace(commit, state=bytes(32))

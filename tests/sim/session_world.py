@@ -1,8 +1,8 @@
 """Real sessions of peers in memory, against a coordinator that a test directs.
 
 The sessions, their disks, the records, blobs and messages are the package's own; so are the rules
-by which the coordinator here signs plans, commit sets, manifests and settlements. Played are only
-the task (numpy) and the time: the clock jumps to the next sleeper when nobody has anything to do,
+by which the coordinator here signs plans, commit sets, manifests, settlements and ledger pages.
+Played are only the task (numpy) and the time: the clock jumps to the next sleeper when nobody has anything to do,
 and what would run in a thread runs at once. So hours pass in milliseconds, and always the same way.
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,21 +33,35 @@ from ares_p2p.domain import (
     CycleConfig,
     DatasetContent,
     DatasetManifest,
+    EntryStatus,
     Header,
     NetworkDescriptor,
+    Posting,
+    PostingKind,
+    PostingState,
     RoundManifest,
     RoundSettlement,
     SettlementEntry,
 )
-from ares_p2p.errors import CommitWithoutBlob, NetworkFault, PeerFault, UnknownRound
-from ares_p2p.ids import Digest, PeerId
+from ares_p2p.errors import (
+    AuditFailed,
+    AuditVoid,
+    CommitWithoutBlob,
+    NetworkFault,
+    PeerFault,
+    UnknownRound,
+)
+from ares_p2p.ids import Digest, PeerId, blob_id_of
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.blobs_memory import InMemoryBlobNetwork, InMemoryBlobs
 from ares_p2p.network.control import InMemoryControl, InMemoryControlNetwork
 from ares_p2p.network.invite import Invite
 from ares_p2p.network.records_memory import InMemoryNetwork, InMemoryRecords
+from ares_p2p.proofs.ledger import LedgerPage, encode_page
+from ares_p2p.proofs.price import reward_ucredits
 from ares_p2p.rounds.assignment import assigned_examples
 from ares_p2p.rounds.commits import CommitBook, SignedCommit
+from ares_p2p.rounds.lottery import audit_rate, is_drawn
 from ares_p2p.rounds.manifest import build_manifest
 from ares_p2p.rounds.plan import NO_DIGEST, RoundTimes, build_plan
 from ares_p2p.rounds.seedchain import revealed_seed, seed_anchor
@@ -61,6 +75,7 @@ from ares_p2p.wire.codec import class_of, seal
 from ares_peer.events import Event, PhaseChanged
 from ares_peer.links import Links
 from ares_peer.session import Session
+from credit_samples import Books
 from payloads import identity
 from sim.samples import COORDINATOR, CYCLE, SECRET, START_MS, cycle_config
 from sim.task import Task, make_task
@@ -68,7 +83,7 @@ from sim.task import Task, make_task
 E = TypeVar("E")
 
 NETWORK = Invite("session-world", COORDINATOR.peer_id).network
-EXAMPLES = 64
+EXAMPLES = 800  # all of the toy: a few would be learnt by heart
 TIMES = RoundTimes(train_s=60.0, serve_s=20.0)
 TICK_S = 0.2
 LIMIT_S = 24 * 3600.0  # of played time; what is not there by then never comes
@@ -193,7 +208,7 @@ class ToyRig:
         for step in range(1, max_steps + 1):
             self.clock.pass_s(self.step_s)
             steps = step
-            if not on_step(step, 2.0, tokens) and step >= min_steps:
+            if on_step is not None and not on_step(step, 2.0, tokens) and step >= min_steps:
                 break
         assigned = assigned_examples(
             self.config.assignment_key, round_number=round_number, peer=peer, examples=EXAMPLES
@@ -218,9 +233,14 @@ class Host:
     book: CommitBook | None = None
     commit_set: tuple[CommitSet, Digest] | None = None
     manifests: list[tuple[RoundManifest, Digest]] = field(default_factory=list)
+    works: dict[Digest, SignedCommit] = field(default_factory=dict)  # that were posted, by commit
     announced: list[str] = field(default_factory=list)
     submissions: list[Envelope] = field(default_factory=list)  # of commits, refused ones too
+    books: Books = field(default_factory=lambda: Books(NETWORK.network_id, COORDINATOR))
+    pages: dict[int, LedgerPage] = field(default_factory=dict)  # by round
     _seq: int = 0
+    _streaks: dict[Digest, int] = field(default_factory=dict)  # by commit
+    _seeds: dict[int, Digest] = field(default_factory=dict)  # by round
 
     def __post_init__(self) -> None:
         self.state = initial_state(
@@ -275,7 +295,8 @@ class Host:
         if self.book is None:
             raise UnknownRound("no round is open")
         signed = self.book.add(envelope, now_ms=self.world.clock.now_ms(), sender=remote)
-        return seal(COORDINATOR, CommitAck(self.header(), signed.sha256, signed.peer))
+        header = self.header(signed.commit.header.round)
+        return seal(COORDINATOR, CommitAck(header, signed.sha256, signed.peer))
 
     # --- a round -------------------------------------------------------------------------------
 
@@ -338,8 +359,37 @@ class Host:
             final=plan.header.round + 1 == self.config.rounds,
         )
         manifest = dataclasses.replace(manifest, **changes)
+        self._seeds[plan.header.round] = self.commit_set[0].revealed_seed
+        used_commits = [
+            c for c, item in zip(commits, judged, strict=True) if item.vector is not None
+        ]
+        self._streaks |= {c.sha256: self.books.streak(c.peer) for c in used_commits}
+        for signed in used_commits:
+            self.post(signed, PostingState.PENDING)
         self.manifests.append((manifest, await self.publish(manifest)))
         return manifest
+
+    def post(self, signed: SignedCommit, state: PostingState, *, code: str = "") -> None:
+        """Append a posting about a piece of training."""
+        header, kind = signed.commit.header, PostingKind.CPU_TRAINING
+        per_hour = self.config.reference_tokens_per_hour
+        self.books.post(
+            Posting(
+                key=f"{state}:{kind}:{signed.sha256.hex()}:{signed.peer}",
+                worker=signed.peer,
+                kind=kind,
+                state=state,
+                amount_ucredits=reward_ucredits(
+                    signed.commit.tokens, reference_tokens_per_hour=per_hour
+                ),
+                cycle=header.cycle,
+                round=header.round,
+                commit_sha256=signed.sha256,
+                code=code,
+                at_ms=self.world.clock.now_ms(),
+            )
+        )
+        self.works[signed.sha256] = signed
 
     async def _fetched(self, signed: SignedCommit) -> VectorSource | PeerFault:
         commit = signed.commit
@@ -362,13 +412,61 @@ class Host:
             )
         return CommitWithoutBlob("nobody served it")
 
-    async def settle(self, number: int) -> None:
+    async def settle(
+        self,
+        number: int,
+        *,
+        fails: Mapping[PeerId, tuple[AuditOutcome, str]] | None = None,
+        serves: bool = True,
+    ) -> RoundSettlement:
+        """Settle a round: postings, signed head, page and settlement, as the rules say.
+
+        Args:
+            fails: outcome and message of those that did not pass their audit.
+            serves: whether the page can be had.
+        """
         manifest, digest = self.manifests[number]
-        entries = tuple(
-            SettlementEntry(e.commit_sha256, e.peer, AuditOutcome.PASS, "", "", 5, 5)
-            for e in manifest.entries
+        verdicts = fails or {}
+        entries = []
+        for item in manifest.entries:
+            if item.status is EntryStatus.REFUSED:
+                continue
+            outcome, message = verdicts.get(item.peer, (AuditOutcome.PASS, ""))
+            streak = self._streaks[item.commit_sha256]
+            is_drawn_here = is_drawn(self._seeds[number], item.commit_sha256, audit_rate(streak))
+            if outcome is AuditOutcome.PASS and not is_drawn_here:
+                outcome = AuditOutcome.NOT_DRAWN
+            is_lost = outcome in (AuditOutcome.VOID, AuditOutcome.FAIL)
+            code = {AuditOutcome.VOID: AuditVoid.code, AuditOutcome.FAIL: AuditFailed.code}.get(
+                outcome, ""
+            )
+            state = PostingState.VOID if is_lost else PostingState.SETTLED
+            signed = self.works[item.commit_sha256]
+            self.post(signed, state, code=code)
+            amount = 0 if is_lost else self.books.postings[-1].amount_ucredits
+            entries.append(
+                SettlementEntry(
+                    item.commit_sha256, item.peer, outcome, code, message, amount, 0, streak
+                )
+            )
+        page = self.books.seal(self.header(number))
+        self.pages[number] = page
+        data = encode_page(page)
+        settlement = RoundSettlement(
+            self.header(number),
+            digest,
+            tuple(
+                dataclasses.replace(one, balance_ucredits=self.books.settled(one.peer))
+                for one in entries
+            ),
+            page=blob_id_of(data),
+            page_size_bytes=len(data),
         )
-        await self.publish(RoundSettlement(self.header(number), digest, entries))
+        if serves:
+            self.links.blobs.store.put(data)
+        await self.links.records.publish(page.head)
+        await self.publish(settlement)
+        return settlement
 
     async def play_round(self, number: int, *, wanted: int = 1) -> RoundManifest:
         await self.open_round(number)
@@ -382,6 +480,8 @@ class Host:
 
 class Peer:
     """One volunteer's machine: a disk that survives, and one session at a time."""
+
+    session_class: type[Session] = Session
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
@@ -407,7 +507,7 @@ class Peer:
             self.events.append(event)
             self.on_event(event)
 
-        self.session = Session(
+        self.session = self.session_class(
             self.links,
             data_dir=self.folder,
             base=base,

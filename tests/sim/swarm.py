@@ -6,8 +6,9 @@ the book, commit sets, judgements, manifests, states and snapshots are the packa
 
 A peer does what its `Behaviour` says; the base class is honest and each of its methods is one
 thing that a cheat can do differently. Nobody hands a peer anything but bytes, and everybody
-verifies what the real peer verifies. One instance of `Swarm` is one cycle. One long file, so that a
-round can be read from its plan to the last replica without turning a page.
+verifies what the real peer verifies. One instance of `Swarm` is one cycle; `sim.audit` may keep its
+books. One long file, so that a round can be read from its plan to the last replica without turning
+a page.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from ares_p2p.training.state import (
 )
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, open_envelope, seal
 from payloads import identity
+from sim.audit import AuditOffice, ClosedRound
 from sim.samples import (
     COORDINATOR,
     CYCLE,
@@ -121,6 +123,15 @@ class World:
         """The cycle's numbers."""
         return self.config.training
 
+    def assigned(self, peer: PeerId, *, round_number: int) -> Iterator[int]:
+        """Yield the examples of a peer in a round, which everybody can compute."""
+        return assigned_examples(
+            self.config.assignment_key,
+            round_number=round_number,
+            peer=peer,
+            examples=TRAIN_EXAMPLES,
+        )
+
     def first_state(self) -> TrainingState:
         """Return S_0, which everybody can compute."""
         return initial_state(self.task.layout, cycle=CYCLE, seed=self.config.init_seed)
@@ -169,6 +180,14 @@ class Behaviour:
         """Return the labels that it trains on."""
         return task.labels
 
+    def start(self, state: TrainingState, peer: Peer) -> Vector:
+        """Return the parameters that it trains from."""
+        return state.theta
+
+    def data_of(self, peer: Peer) -> PeerId:
+        """Return whose examples it trains on."""
+        return peer.peer_id
+
     def update(self, gradient: Vector, peer: Peer, round_: Round) -> Vector:
         """Return what it sends instead of its pseudo-gradient."""
         return gradient
@@ -214,16 +233,16 @@ class Peer:
         self._round = round_ = self._opened(plan_data)
         state = self._synchronised(round_.plan)
         plan, world, act = round_.plan, self.world, self.behaviour
-        steps = act.steps(plan)
+        steps, start = act.steps(plan), act.start(state, self)
         end, mean_loss = world.task.local_steps(
-            state.theta,
-            self._assigned(round_),
+            start,
+            world.assigned(act.data_of(self), round_number=round_.number),
             steps=steps,
             lr=plan.inner_lr,
             training=world.training,
             labels=act.labels(world.task),
         )
-        sent = act.update(state.theta - end, self, round_)
+        sent = act.update(start - end, self, round_)
         layout = bind_layout(world.task.layout, plan_sha256=round_.plan_sha256, peer=self.peer_id)
         data = encode_contribution(
             sent, np.zeros_like(sent), layout=layout, training=world.training
@@ -287,7 +306,7 @@ class Peer:
             commit_set_sha256=envelope.payload_sha256,
         )
         used = [
-            (_fetch_contribution(signed, self.world), entry.coefficient)
+            (fetch_contribution(signed, self.world), entry.coefficient)
             for signed, entry in zip(commits, manifest.entries, strict=True)
             if entry.coefficient
         ]
@@ -317,16 +336,12 @@ class Peer:
             self.snapshots_fetched += 1
         return self.state
 
-    def _assigned(self, round_: Round) -> Iterator[int]:
-        return assigned_examples(
-            self.world.config.assignment_key,
-            round_number=round_.number,
-            peer=self.peer_id,
-            examples=TRAIN_EXAMPLES,
-        )
 
+def fetch_contribution(signed: SignedCommit, world: World) -> VectorSource:
+    """Return a contribution, fetched and checked as everybody does it.
 
-def _fetch_contribution(signed: SignedCommit, world: World) -> VectorSource:
+    Raises: PeerFault, BlobUnavailable.
+    """
     commit = signed.commit
     data = world.blobs.fetch(commit.blob_id, max_bytes=commit.blob_size_bytes)
     layout = bind_layout(world.task.layout, plan_sha256=commit.plan_sha256, peer=signed.peer)
@@ -391,7 +406,7 @@ class Coordinator:
     def finish(self, set_data: bytes) -> bytes:
         """Fetch, judge, make the next state, and return the signed manifest."""
         plan, commits = self.book.plan, self.book.in_order()
-        outcomes = [self._outcome(signed) for signed in commits]
+        outcomes = self.outcomes(commits)
         judged = judge_contributions(commits, outcomes, layout=self.world.task.layout)
         used = [(item.vector, item.entry.coefficient) for item in judged if item.vector is not None]
         self.state = next_state(self.state, used, self.world.training)
@@ -409,9 +424,13 @@ class Coordinator:
         self._previous_manifest = envelope.payload_sha256
         return encode_envelope(envelope)
 
+    def outcomes(self, commits: Sequence[SignedCommit]) -> list[VectorSource | PeerFault]:
+        """Return every commit's contribution, or why there is none."""
+        return [self._outcome(signed) for signed in commits]
+
     def _outcome(self, signed: SignedCommit) -> VectorSource | PeerFault:
         try:
-            return _fetch_contribution(signed, self.world)
+            return fetch_contribution(signed, self.world)
         except BlobUnavailable as fault:
             return CommitWithoutBlob(fault.message)
         except PeerFault as fault:
@@ -437,9 +456,11 @@ class Report:
         listed = [refusal.code for refusal in self.commit_set.refusals]
         return Counter(listed + [entry.code for entry in self.manifest.entries if entry.code])
 
-    def entry_codes(self, peer: PeerId) -> list[str]:
-        """Return the reasons in the manifest for one peer."""
-        return [entry.code for entry in self.manifest.entries if entry.peer == peer]
+    def reasons_of(self, peer: PeerId) -> list[tuple[str, str]]:
+        """Return (code, sentence) of everything that was published about one peer."""
+        entries = [item for item in self.manifest.entries if item.code]
+        listed = [*self.commit_set.refusals, *entries]
+        return [(item.code, item.message) for item in listed if item.peer == peer]
 
 
 class Swarm:
@@ -450,6 +471,7 @@ class Swarm:
         seed: of the task, and of the cheats' random numbers.
         arrival_seed: of the order in which messages reach the coordinator.
         rounds: of the cycle.
+        audited: draw, replay and pay contributions as well.
     """
 
     def __init__(
@@ -459,6 +481,7 @@ class Swarm:
         seed: int = 0,
         arrival_seed: int = 0,
         rounds: int = 30,
+        audited: bool = False,
     ) -> None:
         config = cycle_config(rounds=rounds)
         task = make_task(seed, rank=config.training.rank)
@@ -477,6 +500,7 @@ class Swarm:
         ]
         self.first_loss = task.held_out_loss(first.theta)
         self.reports: list[Report] = []
+        self.office = AuditOffice(config, task) if audited else None
         self._arrival = np.random.default_rng(arrival_seed)
 
     def run(self) -> Swarm:
@@ -488,6 +512,7 @@ class Swarm:
     def play_round(self) -> Report:
         """Play the next round, from its plan to the comparison of all replicas."""
         number = len(self.reports)
+        start = self.coordinator.state
         plan_data = self.coordinator.open_round(number)
         present = [peer for peer in self.peers if peer.behaviour.is_present(number)]
         sent = [(peer.peer_id, message) for peer in present for message in peer.work(plan_data)]
@@ -512,7 +537,33 @@ class Swarm:
             self.world.task.held_out_loss(self.coordinator.state.theta),
         )
         self.reports.append(report)
+        if self.office is not None:
+            commits = self.coordinator.book.in_order()
+            self.office.finish(self._closed(report, start, commits))
         return report
+
+    def _closed(
+        self, report: Report, start: TrainingState, commits: Sequence[SignedCommit]
+    ) -> ClosedRound:
+        held = {signed.sha256: self._held(signed) for signed in commits}
+        return ClosedRound(report.manifest, start, commits, report.commit_set.revealed_seed, held)
+
+    def _held(self, signed: SignedCommit) -> bytes:
+        """Return a committed blob as the coordinator keeps it; nothing if there is none."""
+        commit = signed.commit
+        try:
+            return self.world.blobs.fetch(commit.blob_id, max_bytes=commit.blob_size_bytes)
+        except (BlobUnavailable, PeerFault):
+            return b""
+
+    def reasons_of(self, *peers: Peer) -> set[tuple[str, str]]:
+        """Return (code, sentence) of everything that was published about these peers."""
+        return {
+            reason
+            for report in self.reports
+            for peer in peers
+            for reason in report.reasons_of(peer.peer_id)
+        }
 
     @property
     def digests(self) -> list[Digest]:

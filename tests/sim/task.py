@@ -48,6 +48,43 @@ class Task:
         loss, _ = self._loss_and_gradient(theta, self.held_out_inputs, self.held_out_labels)
         return loss
 
+    def example_losses(self, theta: Vector) -> npt.NDArray[np.float64]:
+        """Return the mean cross entropy of every held-out example, (examples,), in nats."""
+        tensors = self.layout.split(theta)
+        hidden = self.held_out_inputs
+        for number, weight in enumerate(self.base):
+            name = f"layers.{number}.lora_"
+            merged = weight + tensors[name + "B.weight"] @ tensors[name + "A.weight"]
+            logits = hidden @ merged.T
+            hidden = np.tanh(logits)
+        logits -= logits.max(axis=1, keepdims=True)
+        rows = np.arange(len(self.held_out_labels))
+        chosen = logits[rows, self.held_out_labels]
+        losses = np.log(np.exp(logits).sum(axis=1)) - chosen  # (rows,)
+        return losses.reshape(-1, TOKENS).mean(axis=1, dtype=np.float64)
+
+    def ascent(
+        self, theta: Vector, *, length: float, reach: float, only: str, steps: int = 20
+    ) -> Vector:
+        """Return a way up the loss of all training rows, in the named tensors alone.
+
+        Args:
+            length: norm of it, at most.
+            reach: of one element, at most.
+        """
+        mask = np.zeros_like(theta)
+        for name, tensor in self.layout.split(mask).items():
+            if only in name:
+                tensor[...] = 1
+        way = np.zeros_like(theta)
+        for _ in range(steps):
+            _, gradient = self._loss_and_gradient(theta + way, self.inputs, self.labels)
+            gradient *= mask
+            way += gradient * np.float32(2 * length / steps / np.linalg.norm(gradient))
+            np.clip(way, -reach, reach, out=way)
+            way *= np.float32(min(1.0, length / float(np.linalg.norm(way))))
+        return way
+
     def _loss_and_gradient(
         self, theta: Vector, inputs: Vector, labels: Labels
     ) -> tuple[float, Vector]:

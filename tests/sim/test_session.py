@@ -454,7 +454,7 @@ async def test_credit_of_a_round_before_a_restart_is_reported(tmp_path: Path) ->
         peer.start()
         await world.host.settle(0)
         credit = await peer.hears(CreditSettled)
-        assert (credit.round, credit.outcome, credit.reward_ucredits) == (0, "pass", 5)
+        assert (credit.round, credit.outcome, credit.reward_ucredits) == (0, "pass", 6400)
         await world.pass_s(60)
         assert len(peer.heard(CreditSettled)) == 1
 

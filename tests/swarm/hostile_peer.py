@@ -21,6 +21,7 @@ import numpy as np
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
+from ares_p2p.averaging.bounds import reach_of
 from ares_p2p.averaging.codec import _HEADER, encode
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitSet, CycleConfig
@@ -28,6 +29,7 @@ from ares_p2p.errors import AresError
 from ares_p2p.network.record_keys import RecordKey, key_of_kind
 from ares_p2p.network.record_rules import encode_stored_envelope
 from ares_p2p.training.inner import LocalResult
+from ares_p2p.training.replay import Claim, forge_contribution
 from ares_p2p.wire.codec import decode_envelope, seal
 from ares_peer import trainer
 from ares_peer.events import CommitSent, ErrorRaised
@@ -47,12 +49,51 @@ class NanWork(RoundWork):
 
 
 class FlipWork(RoundWork):
-    """Sends ten times the opposite of its update."""
+    """Sends the opposite of its update; ten times that is refused for its size alone."""
 
     def make_contribution(self, result: LocalResult) -> bytes:
         training = self.config.training
         return encode(
-            (self.state.theta - result.theta) * np.float32(-10),
+            result.theta - self.state.theta,
+            bits=training.codec_bits,
+            block=training.codec_block,
+            layout_sha256=self.bound_layout(self.peer).digest_sha256,
+        )
+
+
+class HalfWork(RoundWork):
+    """Makes half of the steps and claims all of them."""
+
+    def make_contribution(self, result: LocalResult) -> bytes:
+        claim = Claim(self.peer, self.plan_sha256, result.steps, self.plan.inner_lr)
+        training = self.config.training
+        return forge_contribution(self.rig, claim, start=self.state, training=training).data
+
+
+class PoisonWork(RoundWork):
+    """Goes up the loss in the B matrices, as far as steps reach, and is honest in the A matrices.
+
+    Half of the tensors vote for it, and its norm is clipped: the robust mean lets it through.
+    """
+
+    def make_contribution(self, result: LocalResult) -> bytes:
+        training, layout = self.config.training, self.rig.layout
+        ascended = self.rig.train(
+            self.state.theta,
+            round_number=self.plan.header.round,
+            peer=self.peer,
+            lr=-self.plan.inner_lr,
+            min_steps=result.steps,
+            max_steps=result.steps,
+        )
+        sent = self.state.theta - result.theta
+        reach = reach_of(training.max_steps, lr=training.inner_lr, beta2=training.beta2)
+        poison = layout.split(self.state.theta - ascended.theta)
+        for name, tensor in layout.split(sent).items():
+            if ".lora_B." in name:
+                tensor[...] = np.clip(np.float32(3) * poison[name], -reach, reach)
+        return encode(
+            sent,
             bits=training.codec_bits,
             block=training.codec_block,
             layout_sha256=self.bound_layout(self.peer).digest_sha256,
@@ -148,10 +189,13 @@ async def _hand_in(work: RoundWork, commit: Commit, envelope: Envelope) -> Commi
 ATTACKS: dict[str, type[RoundWork]] = {
     "nan": NanWork,
     "flip": FlipWork,
+    "half": HalfWork,
     "replay": ReplayWork,
     "forge": ForgeWork,
     "no-blob": NoBlobWork,
     "overwrite": OverwriteWork,
+    "poison": PoisonWork,
+    "none": RoundWork,  # honest for a round
 }
 
 

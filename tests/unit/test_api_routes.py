@@ -15,11 +15,13 @@ from api_samples import ADDRESS, DESCRIPTOR, FakeViews, empty_views, played_view
 from ares_coordinator.api.app import create_root_app
 from ares_coordinator.store.rows import CyclePhase
 from ares_p2p import PROTOCOL_VERSION, __version__
-from ares_p2p.domain import CATEGORIES, NetworkDescriptor
+from ares_p2p.domain import CATEGORIES, NetworkDescriptor, PostingState
 from ares_p2p.wire.codec import decode_envelope, open_envelope
+from ledger_samples import posting
 from payloads import identity
-from store_samples import NOW, digest, peer, state
+from store_samples import NOW, commit, digest, peer, state
 
+SETTLED = PostingState.SETTLED
 PATHS = ("status", "model", "training", "data", "credits", "leaderboard")
 
 
@@ -81,6 +83,7 @@ async def test_training_shows_progress_rounds_and_swarm(client: TestClient[Any, 
     assert (first["state"], first["mean_loss"], first["held_out_loss"]) == ("aggregated", 2.5, 2.25)
     assert (first["commits"], first["used"], first["refused"]) == (4, 3, 1)
     assert (second["state"], second["commits"], second["used"]) == ("open", 1, 0)
+    assert (reply["audits_open"], reply["audits_lag_ms"]) == (1, 90_500)
     swarm = reply["swarm"]
     assert (swarm["totalWorkers"], swarm["gpuWorkers"], swarm["onlineWorkers"]) == (4, 1, 1)
     assert (swarm["totalGradients"], swarm["throughput"]) == (3, 1234.5)
@@ -174,6 +177,7 @@ async def test_leaderboard_is_a_bare_array_of_settled_credit(client: TestClient[
             "displayName": None,
             "totalCredits": 600.0,
             "pendingCredits": 0.0,
+            "recentCredits": 600.0,
             "tier": "TRAINER",
             "hasGpu": True,
             "lastActivity": NOW + 1,
@@ -181,6 +185,48 @@ async def test_leaderboard_is_a_bare_array_of_settled_credit(client: TestClient[
     ]
     assert len(await get(client, "/api/ares/leaderboard?limit=1")) == 1
     assert len(await get(client, "/api/ares/leaderboard?limit=100")) == 1
+
+
+async def test_leaderboard_pages_go_on_and_name_the_next(
+    client: TestClient[Any, Any], views: FakeViews
+) -> None:
+    store = views.db.store
+    paid = [posting(peer(n), commit(1, 0, n).commit_sha256, SETTLED) for n in (3, 4)]
+    await views.db.call(store.add_postings, paid)
+    seen, path = [], "/api/ares/leaderboard?limit=2"
+    for _ in range(5):
+        async with client.get(path) as response:
+            seen += [(row["rank"], row["workerId"]) for row in await response.json()]
+            following = response.links.get("next")
+        if following is None:
+            break
+        path = str(following["url"].relative())
+    assert seen[0] == (1, peer(1))
+    assert [rank for rank, _ in seen] == [1, 2, 3]
+    assert {worker for _, worker in seen} == {peer(1), peer(3), peer(4)}
+    assert await get(client, "/api/ares/leaderboard?limit=2&page=9") == []
+
+
+async def test_recent_credit_fades_and_orders_the_leaderboard(
+    client: TestClient[Any, Any], views: FakeViews
+) -> None:
+    """Peer 1 earned 600 long ago, peer 4 a little less lately: 60 days halve twice."""
+    later = NOW + 60 * 24 * 3600 * 1000
+    views.live = replace(views.live, at_ms=later)
+    paid = posting(
+        peer(4), commit(1, 0, 4).commit_sha256, SETTLED, ucredits=500_000_000, at_ms=later
+    )
+    await views.db.call(views.db.store.add_postings, [paid])
+    total = await get(client, "/api/ares/leaderboard")
+    recent = await get(client, "/api/ares/leaderboard?by=recent")
+    assert [row["workerId"] for row in total] == [peer(1), peer(4)]
+    assert [row["workerId"] for row in recent] == [peer(4), peer(1)]
+    assert [row["recentCredits"] for row in recent] == [500.0, pytest.approx(150.0, rel=1e-6)]
+    mine = await worker(client, 1)
+    assert (mine["totalCredits"], mine["streak"]) == (600.0, 1)
+    assert mine["recentCredits"] == pytest.approx(150.0, rel=1e-6)
+    new = await worker(client, 3)
+    assert (new["recentCredits"], new["streak"], new["clawbackCredits"]) == (0.0, 0, 0.0)
 
 
 async def test_network_gives_the_invite_and_a_descriptor_to_verify(
@@ -229,6 +275,7 @@ async def test_a_new_coordinator_answers_everything(tmp_path: Path) -> None:
         assert replies["leaderboard"] == []
         assert replies["training"]["progress"] is None
         assert replies["training"]["cycle"] is None
+        assert replies["training"]["audits_lag_ms"] is None
         assert replies["model"]["history"] == []
         assert replies["credits"]["totalWorkers"] == 0
         async with client.get("/api/ares/network") as response:

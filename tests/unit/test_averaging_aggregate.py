@@ -10,13 +10,12 @@ import pytest
 from ares_p2p.averaging.aggregate import (
     AggregateConfig,
     Coefficient,
-    check_contribution,
     combine,
     robust_coefficients,
 )
 from ares_p2p.averaging.codec import encode, open_encoded
 from ares_p2p.averaging.vectors import Vector
-from ares_p2p.errors import NonFinite, ShapeMismatch
+from ares_p2p.errors import ShapeMismatch
 from ares_p2p.training.layout import layout_of_shapes
 from ares_p2p.training.outer import outer_step
 
@@ -47,10 +46,17 @@ def test_equal_contributions_share_evenly() -> None:
     assert tiny(*[vec(1, 2, 3, 4)] * 4) == [Coefficient(0.25, "accepted")] * 4
 
 
-def test_of_two_the_longer_is_scaled_to_twice_the_shorter() -> None:
+def test_of_two_one_more_than_twice_as_long_is_scaled_to_the_other() -> None:
     short, long_ = tiny(vec(1, 1, 1, 1), vec(8, 8, 8, 8))
     assert short == Coefficient(0.5, "accepted")
-    assert long_ == Coefficient(0.125, "clipped", "ARES-E073")  # half of 2 / 8
+    assert long_ == Coefficient(0.0625, "clipped", "ARES-E073")  # half of 1 / 8
+
+
+def test_of_two_that_differ_by_less_the_longer_has_three_shares_of_five() -> None:
+    short, long_ = tiny(vec(1, 1, 1, 1), vec(1.9, 1.9, 1.9, 1.9))
+    assert short == Coefficient(0.5, "accepted")
+    assert long_.status == "accepted"
+    assert long_.value * 1.9 == pytest.approx(1.5 * 0.5, rel=5e-3)  # parallel: shares are lengths
 
 
 def test_two_opposing_contributions_cancel_and_both_are_accepted() -> None:
@@ -58,10 +64,12 @@ def test_two_opposing_contributions_cancel_and_both_are_accepted() -> None:
     assert both == [Coefficient(0.5, "accepted")] * 2
 
 
-def test_two_where_one_is_a_long_flip_lose_the_round_not_the_state() -> None:
-    honest, flip = vec(1, 2, 3, 4), vec(-10, -20, -30, -40)
+@pytest.mark.parametrize("factor", [1.0, 1.9, 10.0, 1e6])
+def test_two_where_one_is_a_flip_of_any_length_lose_the_round_not_the_state(factor: float) -> None:
+    honest = vec(1, 2, 3, 4)
+    flip = F(-factor) * honest
     u = combine([honest, flip], [c.value for c in tiny(honest, flip)])
-    assert np.linalg.norm(u) <= np.linalg.norm(honest)
+    assert np.linalg.norm(u) < 1e-6 * np.linalg.norm(honest)
 
 
 def test_of_three_the_opposing_one_is_refused() -> None:
@@ -100,24 +108,156 @@ def test_nothing_usable_gives_a_zero_update() -> None:
     assert combine(vectors, [c.value for c in result]).tolist() == [0, 0, 0, 0]
 
 
-def test_longer_local_paths_keep_their_weight() -> None:
+def test_local_paths_of_different_length_are_all_accepted() -> None:
     result = tiny(vec(1, 1, 1, 1), vec(1, 1, 1, 1), vec(1.2, 1.2, 1.2, 1.2), vec(2, 2, 2, 2))
+    assert [c.status for c in result] == ["accepted"] * 4
+    lengths = [c.value * factor for c, factor in zip(result, (1, 1, 1.2, 2), strict=True)]
+    assert lengths[2] > lengths[0]  # the longer path still weighs more
+
+
+def test_norms_are_measured_against_the_refused_as_well() -> None:
+    """Three liars of one mind and ten times the length get honest ones refused, one of many rounds.
+
+    Measured among those that are left, their own length would be the median, and stay.
+    """
+    layout = layout_of_shapes({f"t{i}": (6,) for i in range(6)})
+    config = AggregateConfig(share_factor=1e9, centre_factor=1e9)
+    majorities = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        vectors = rng.standard_normal((8, layout.size), dtype=F)  # without any common direction
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[5:] = F(10) * vectors[5]
+        result = robust_coefficients(list(vectors), layout=layout, config=config)
+        left = sum(c.status != "refused" for c in result)
+        majorities += sum(c.status == "accepted" for c in result) <= 3 and left > 3
+        for liar in result[5:]:
+            assert liar.value <= 1.001 * 0.1 / left  # of length 1, whoever is left
+    assert majorities > 3
+
+
+# --- strangers by hand --------------------------------------------------------------------------
+
+ONE = layout_of_shapes({"all": (8,)})
+
+
+def alike(count: int) -> list[Vector]:
+    """Return contributions whose cosines to each other are all one half: e0 + e1, e0 + e2, ..."""
+    unit = np.eye(8, dtype=F)
+    return [unit[0] + unit[place] for place in range(1, count + 1)]
+
+
+def stranger(cosine: float) -> Vector:
+    """Return a vector with this cosine to each of `alike`."""
+    toward = cosine * 2**0.5  # of its length, along e0; the rest is a direction of its own
+    vector: Vector = F(toward) * np.eye(8, dtype=F)[0]
+    vector[7] = (1 - toward**2) ** 0.5
+    return vector
+
+
+@pytest.mark.parametrize(
+    ("cosine", "reason"),
+    [(0.21, None), (0.19, "ARES-E088"), (0.01, "ARES-E088"), (-0.01, "ARES-E070")],
+)
+def test_who_has_less_than_two_fifths_of_the_usual_in_common_is_refused(
+    cosine: float, reason: str | None
+) -> None:
+    result = robust_coefficients([*alike(5), stranger(cosine)], layout=ONE)
+    assert [c.status for c in result[:5]] == ["accepted"] * 5
+    assert result[5].reason == reason
+    assert (result[5].value == 0) == (reason is not None)
+
+
+def test_of_five_nobody_is_called_a_stranger() -> None:
+    result = robust_coefficients([*alike(4), stranger(0.01)], layout=ONE)
+    assert [c.status for c in result] == ["accepted"] * 5
+
+
+def test_where_the_others_lie_far_apart_themselves_nobody_is_a_stranger() -> None:
+    """The same stranger, but cosines of the others from 0.1 to 0.9: that may be noise."""
+    rng = np.random.default_rng(0)
+    apart = [
+        F(weight) * np.eye(8, dtype=F)[0] + rng.standard_normal(8, dtype=F) * F(0.4)
+        for weight in (0.2, 0.5, 1.0, 1.5, 3.0)
+    ]
+    result = robust_coefficients([*apart, stranger(0.05)], layout=ONE)
+    assert "ARES-E088" not in {c.reason for c in result}
+
+
+def test_three_of_one_mind_do_not_make_the_other_five_strangers() -> None:
+    crowd = [stranger(0.05)] * 3
+    result = robust_coefficients([*alike(5), *crowd], layout=ONE)
+    assert [c.reason for c in result] == [None] * 5 + ["ARES-E088"] * 3
+
+
+# --- caps by hand ------------------------------------------------------------------------------
+
+EIGHT = layout_of_shapes({f"t{i}": (1,) for i in range(8)})
+
+
+def at_right_angles(*lengths: float) -> list[Vector]:
+    """Return vectors that share no direction: the n-th is `lengths[n]` of the n-th unit."""
+    return [F(length) * np.eye(8, dtype=F)[place] for place, length in enumerate(lengths)]
+
+
+def test_no_share_of_the_update_is_above_three_halves_of_the_median() -> None:
+    """Four at right angles, lengths 1, 1, 1, 2: with equal weights the shares are 1, 1, 1, 4.
+
+    2 is not above two medians, so nothing is clipped. A share of 1.5 is what a weight w with
+    w^2 * 4 = 1.5 * (1/4)^2 gives: w = sqrt(1.5) / 8.
+    """
+    config = AggregateConfig(centre_factor=1e9)
+    result = robust_coefficients(at_right_angles(1, 1, 1, 2), layout=EIGHT, config=config)
+    assert [c.value for c in result[:3]] == [0.25] * 3
+    assert result[3].value == pytest.approx(1.5**0.5 / 8, rel=5e-3)
     assert [c.status for c in result] == ["accepted"] * 4
 
 
-def test_norm_limit_bounds_a_lone_contribution() -> None:
-    lone = tiny(vec(3, 0, 4, 0), config=AggregateConfig(norm_limit=1.0))
-    assert lone == [Coefficient(float(F(0.2)), "clipped", "ARES-E073")]
+def test_a_crowd_that_says_the_same_has_the_shares_of_one_voice_each() -> None:
+    """Five at right angles and three equal ones, all of length 1, with equal weights of 1/8.
+
+    The sum has length^2 5 + 9 in units of the weight: shares 1 each, and 3 each for the three.
+    Capped: v * 3v = 1.5 in the same units, so v = sqrt(1/2) of the others' weight.
+    """
+    honest = at_right_angles(1, 1, 1, 1, 1)
+    crowd = [np.eye(8, dtype=F)[7]] * 3
+    config = AggregateConfig(centre_factor=1e9)
+    result = robust_coefficients([*honest, *crowd], layout=EIGHT, config=config)
+    assert [c.value for c in result[:5]] == [0.125] * 5
+    assert [c.value for c in result[5:]] == pytest.approx([0.125 * 0.5**0.5] * 3, rel=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_coefficient_is_above_three_halves_of_an_equal_mean(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    common = rng.standard_normal(EIGHT.size, dtype=F)
+    vectors = [common + F(3) * rng.standard_normal(EIGHT.size, dtype=F) for _ in range(4 + seed)]
+    for vector in vectors[: seed % 5]:
+        vector *= F(1.9)
+    off = AggregateConfig(share_factor=1e9)
+    values = [c.value for c in robust_coefficients(vectors, layout=EIGHT, config=off)]
+    left = sum(value > 0 for value in values)
+    assert max(values) <= 1.5 / left
+
+
+def test_caps_leave_a_lone_contribution_alone() -> None:
+    assert robust_coefficients(at_right_angles(5), layout=EIGHT)[0].value == 1.0
+
+
+def test_caps_never_raise_a_weight() -> None:
+    rng = np.random.default_rng(3)
+    for count in range(1, 12):
+        vectors = list(rng.standard_normal((count, EIGHT.size), dtype=F))
+        off = AggregateConfig(share_factor=1e9)
+        before = robust_coefficients(vectors, layout=EIGHT, config=off)
+        after = robust_coefficients(vectors, layout=EIGHT)
+        for loose, capped in zip(before, after, strict=True):
+            assert 0 <= capped.value <= loose.value
 
 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ShapeMismatch):
         tiny(vec(1, 2, 3))
-    with pytest.raises(ShapeMismatch):
-        check_contribution(vec(1, 2, 3), layout=TINY)
-    with pytest.raises(NonFinite):
-        check_contribution(vec(1, 2, 3, np.nan), layout=TINY)
-    check_contribution(vec(1, 2, 3, 4), layout=TINY)
     with pytest.raises(ShapeMismatch):
         combine([], [])
     with pytest.raises(ShapeMismatch):

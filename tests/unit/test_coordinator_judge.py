@@ -30,7 +30,8 @@ from sim.samples import COORDINATOR, TRAINING, header, open_round
 LAYOUT = layout_of_shapes({f"t{i}": (8, 16) for i in range(6)})
 ROUND = open_round(layout_sha256=LAYOUT.digest_sha256)
 RNG = np.random.default_rng(0)
-COMMON: Vector = RNG.standard_normal(LAYOUT.size, dtype=np.float32) * np.float32(0.01)
+SCALE = np.float32(0.001)  # a hundredth of what the sample's steps reach: room for long ones
+COMMON: Vector = RNG.standard_normal(LAYOUT.size, dtype=np.float32) * SCALE
 
 
 def commits(count: int) -> list[SignedCommit]:
@@ -39,7 +40,7 @@ def commits(count: int) -> list[SignedCommit]:
 
 
 def honest() -> Vector:
-    noise = RNG.standard_normal(LAYOUT.size, dtype=np.float32) * np.float32(0.01)
+    noise = RNG.standard_normal(LAYOUT.size, dtype=np.float32) * SCALE
     vector: Vector = COMMON + np.float32(0.3) * noise
     return vector
 
@@ -98,7 +99,7 @@ def test_each_fate_has_its_status_code_and_reason_in_the_place_of_its_commit() -
         contribution(honest()),
         contribution(-honest()),
         contribution(honest()),
-        contribution(np.float32(1000) * honest()),
+        contribution(np.float32(20) * honest()),
         ShapeMismatch("another layout"),
     ]
     found = [(entry.status.value, entry.code) for entry in entries(outcomes)]
@@ -153,11 +154,11 @@ def test_any_mixture_gives_a_manifest_that_everybody_accepts(kinds: list[str], s
     def made(kind: str) -> VectorSource | PeerFault:
         noise = rng.standard_normal(LAYOUT.size, dtype=np.float32)
         vectors: dict[str, Vector] = {
-            "honest": COMMON + np.float32(0.005) * noise,
+            "honest": COMMON + SCALE * noise / 2,
             "zero": np.zeros_like(noise),
             "flip": np.float32(-10) * COMMON,
-            "noise": noise,
-            "huge": noise * np.float32(30_000 / np.abs(noise).max()),
+            "noise": SCALE * noise,
+            "huge": noise * np.float32(0.085 / np.abs(noise).max()),  # as far as the steps reach
             "tiny": np.float32(1e-7) * noise,
         }
         return NonFinite("NaN") if kind == "fault" else contribution(vectors[kind])

@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 
 from ares_coordinator.ledger.balances import balance_of, fold_balances, verify_balances
 from ares_coordinator.ledger.postings import (
+    Stakes,
+    deciding_postings,
     following_posting,
-    forfeit_postings,
     pending_postings,
-    verdict_posting,
+    settling_postings,
+    verdict_postings,
 )
 from ares_coordinator.ledger.rewards import reward_ucredits
 from ares_coordinator.store.credit_rows import TotalsRow
 from ares_coordinator.store.rows import ContributionRow
 from ares_p2p.domain import AuditOutcome, Posting, PostingKind, PostingState
-from ares_p2p.errors import InternalFault
+from ares_p2p.errors import AuditForfeit, InternalFault
 from ares_p2p.ids import PeerId
 from store_samples import (
     NOW,
@@ -47,13 +49,21 @@ def _pending(work: tuple[ContributionRow, ...] = WORK) -> list[Posting]:
 
 
 def _verdict(work: ContributionRow, outcome: AuditOutcome, at_ms: int = NOW) -> Posting:
-    return verdict_posting(
-        work,
-        outcome,
-        code=REASONS[outcome],
-        reference_tokens_per_hour=TOKENS_PER_HOUR,
-        at_ms=at_ms,
+    """Return the posting that a verdict makes about its own work."""
+    (posting,) = _judged(Stakes(*_pending((work,))), outcome, at_ms=at_ms)
+    return posting
+
+
+def _judged(
+    stakes: Stakes, outcome: AuditOutcome, *, clawback: bool = True, at_ms: int = NOW
+) -> list[Posting]:
+    return list(
+        verdict_postings(stakes, outcome, code=REASONS[outcome], clawback=clawback, at_ms=at_ms)
     )
+
+
+def _what(postings: list[Posting]) -> list[tuple[bytes, PostingState, str]]:
+    return [(posting.commit_sha256, posting.state, posting.code) for posting in postings]
 
 
 def test_pending_postings_are_of_used_contributions_only() -> None:
@@ -67,16 +77,63 @@ def test_pending_postings_are_of_used_contributions_only() -> None:
 
 def test_keys_tell_every_event_apart_and_repeat() -> None:
     postings = [*_pending(), *(_verdict(work, AuditOutcome.PASS) for work in WORK)]
-    postings += forfeit_postings(_pending(), code="ARES-E071", at_ms=NOW)
+    postings += [_verdict(work, AuditOutcome.VOID) for work in WORK]
     assert len({posting.key for posting in postings}) == 27
     later = _verdict(WORK[0], AuditOutcome.PASS, at_ms=NOW + 60_000)
     assert later.key == _verdict(WORK[0], AuditOutcome.PASS).key
+    (trusted,) = settling_postings(_pending(WORK[:1]), at_ms=NOW)
+    assert trusted == _verdict(WORK[0], AuditOutcome.PASS)
 
 
-def test_verdict_and_forfeit_void_under_one_key() -> None:
-    failed = _verdict(WORK[0], AuditOutcome.FAIL)
-    (forfeited,) = forfeit_postings(_pending(WORK[:1]), code="ARES-E071", at_ms=NOW)
-    assert failed == forfeited
+@pytest.mark.parametrize(
+    ("outcome", "clawback", "lost"),
+    [
+        (AuditOutcome.PASS, True, []),
+        (AuditOutcome.VOID, True, []),
+        (AuditOutcome.FAIL, True, [PostingState.VOID, PostingState.CLAWBACK]),
+        (AuditOutcome.FAIL, False, [PostingState.VOID]),
+    ],
+)
+def test_only_a_failed_audit_takes_other_work_along(
+    outcome: AuditOutcome, clawback: bool, lost: list[PostingState]
+) -> None:
+    own, pending, paid = _pending(WORK[:3])
+    (trusted,) = settling_postings([paid], at_ms=NOW)
+    stakes = Stakes(own, pending=(own, pending), trusted=(trusted,))
+    first, *others = _judged(stakes, outcome, clawback=clawback)
+    assert (first.commit_sha256, first.code) == (own.commit_sha256, REASONS[outcome])
+    works = {PostingState.VOID: pending, PostingState.CLAWBACK: trusted}
+    assert _what(others) == [
+        (works[state].commit_sha256, state, AuditForfeit.code) for state in lost
+    ]
+
+
+def test_verdict_about_lost_work_brings_nothing_back() -> None:
+    (lost,) = _judged(Stakes(*_pending(WORK[:1])), AuditOutcome.VOID)
+    for outcome in REASONS:
+        assert _judged(Stakes(lost), outcome) == []
+
+
+def test_failed_audit_of_work_that_was_paid_on_trust_takes_it_back_under_its_own_code() -> None:
+    (trusted,) = settling_postings(_pending(WORK[:1]), at_ms=NOW)
+    stakes = Stakes(trusted, trusted=(trusted,))
+    assert _what(_judged(stakes, AuditOutcome.FAIL)) == [
+        (trusted.commit_sha256, PostingState.CLAWBACK, REASONS[AuditOutcome.FAIL])
+    ]
+
+
+@given(rng=st.randoms(use_true_random=False))
+def test_deciding_posting_is_the_highest_whatever_the_order(rng: random.Random) -> None:
+    postings = [*_pending(WORK[:2]), _verdict(WORK[0], AuditOutcome.PASS)]
+    postings.append(_verdict(WORK[0], AuditOutcome.VOID))
+    rng.shuffle(postings)
+    found = deciding_postings(postings)
+    assert sorted(_what(list(found.values()))) == sorted(
+        [
+            (WORK[0].commit_sha256, PostingState.VOID, REASONS[AuditOutcome.VOID]),
+            (WORK[1].commit_sha256, PostingState.PENDING, ""),
+        ]
+    )
 
 
 @given(

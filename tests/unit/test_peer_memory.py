@@ -13,7 +13,13 @@ from ares_p2p.errors import DiskFull
 from ares_p2p.files import NoSpaceLeft, write_atomically
 from ares_p2p.ids import sha256
 from ares_p2p.rounds.plan import NO_DIGEST
-from ares_peer.memory import MAX_UNSETTLED, KeptCommit, SessionMemory
+from ares_peer.memory import (
+    MAX_REPORTS,
+    MAX_UNSETTLED,
+    KeptCommit,
+    KeptReport,
+    SessionMemory,
+)
 from netfixtures import HandClock
 
 PLAN, COMMIT, BLOB = sha256(b"plan"), sha256(b"commit"), sha256(b"blob")
@@ -32,6 +38,7 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     memory.expect_credit((1, 4))
     memory.expect_credit((2, 0))
     memory.remember_states((PLAN, BLOB))
+    memory.remember_report(KeptReport(COMMIT, b"report"))
     seq = memory.header().seq
     again = load(tmp_path)
     assert again.last_commit == COMMIT
@@ -39,6 +46,7 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     assert again.commit_for(BLOB) is None
     assert again.unsettled == ((1, 4), (2, 0))
     assert again.states == (PLAN, BLOB)
+    assert again.reports == (KeptReport(COMMIT, b"report"),)
     assert again.header().seq > seq
 
 
@@ -141,3 +149,24 @@ def test_other_faults_of_the_disk_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(tmp_path / "absent" / "file", b"")
     assert not isinstance(caught.value, NoSpaceLeft)
+
+
+def test_report_is_remembered_until_it_is_over_and_then_known_to_be(tmp_path: Path) -> None:
+    memory = load(tmp_path)
+    memory.remember_report(KeptReport(COMMIT, b"report"))
+    memory.end_report(BLOB)  # another one
+    assert memory.report_on(COMMIT) == KeptReport(COMMIT, b"report")
+    memory.end_report(COMMIT)
+    again = load(tmp_path)
+    assert again.report_on(COMMIT) == KeptReport(COMMIT, b"report", is_over=True)
+    assert again.report_on(BLOB) is None
+
+
+def test_reports_are_bounded_and_each_commit_has_one(tmp_path: Path) -> None:
+    memory = load(tmp_path)
+    for number in range(MAX_REPORTS + 3):
+        memory.remember_report(KeptReport(sha256(b"%d" % number), b"report"))
+    memory.remember_report(KeptReport(sha256(b"10"), b"another"))
+    assert len(memory.reports) == MAX_REPORTS
+    assert memory.report_on(sha256(b"2")) is None
+    assert memory.report_on(sha256(b"10")) == KeptReport(sha256(b"10"), b"another")

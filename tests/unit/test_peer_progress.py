@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+from ares_p2p.errors import AuditReportWrong, AuditVoid, ReportLate
 from ares_peer.events import (
+    AuditReported,
+    AuditSettled,
+    AuditStarted,
     CommitSent,
     CreditSettled,
     CycleDone,
@@ -200,3 +204,53 @@ def test_status_rows_say_what_a_volunteer_asks() -> None:
     gone = dict(status_rows(status, running=False, now_ms=61_004))
     assert gone["peer"] == "not running: ended without saying so 1:00 ago"
     assert "phase" not in gone
+
+
+def reported(round_number: int, *, accepted: bool = True) -> AuditReported:
+    code = "" if accepted else ReportLate.code
+    return AuditReported(1, round_number, "cd", 640, accepted, code, "" if accepted else "late")
+
+
+def test_running_replay_is_shown_as_a_round_with_its_steps() -> None:
+    started = AuditStarted(1, 4, 90, "cd", "12D3KooW", 40, 99_000)
+    status = folded(PhaseChanged(Phase.AUDITING), started, StepDone(7, 40, 2.0, 50.0))
+    assert status.round is not None
+    assert (status.round.round, status.round.step, status.round.max_steps) == (4, 7, 40)
+    assert status.round.deadline_ms == 99_000
+
+
+def test_replays_are_pending_until_their_round_says_what_they_earned() -> None:
+    status = folded(reported(0), reported(0), reported(1))
+    assert (status.totals.audits_reported, status.pending) == (3, ((1, 0), (1, 1)))
+    paid = AuditSettled(1, 0, "cd", 640, 640)
+    status = folded(paid, paid, start=status)
+    assert (status.totals.audits_paid, status.pending) == (2, ((1, 1),))
+    assert status.settled_ucredits == 640
+    assert status.totals.rounds_accepted == 0
+
+
+def test_contradicted_replay_keeps_its_reason_and_the_new_balance() -> None:
+    wrong = AuditSettled(1, 0, "cd", 0, 5, AuditReportWrong.code, "a forgery was passed")
+    unusable = AuditSettled(1, 0, "ce", 0, 5, AuditVoid.code, "other numbers")
+    status = folded(reported(0), wrong, unusable)
+    totals = status.totals
+    assert (totals.audits_contradicted, totals.audits_unpaid, totals.audits_paid) == (1, 1, 0)
+    assert [one.code for one in status.refusals] == [AuditVoid.code, AuditReportWrong.code]
+    assert status.settled_ucredits == 5
+    rows = dict(status_rows(status, running=False, now_ms=2_000))
+    assert rows["audits"] == "1 reported, 1 contradicted, 1 not paid"
+    assert "other numbers" in rows["last refusal"]
+
+
+def test_report_that_was_not_taken_is_a_refusal() -> None:
+    status = folded(reported(3, accepted=False))
+    assert (status.totals.audits_reported, status.pending) == (0, ())
+    assert (status.refusals[0].code, status.refusals[0].round) == (ReportLate.code, 3)
+
+
+def test_status_says_the_role_and_the_summary_counts_replays() -> None:
+    auditor = Status(pid=1, started_s=1.0, role="auditor")
+    assert dict(status_rows(auditor, running=True, now_ms=2_000))["role"] == "auditor"
+    assert "audits" not in dict(status_rows(auditor, running=True, now_ms=2_000))
+    done = folded(reported(0), start=auditor)
+    assert dict(summary_rows(auditor, done))["replays reported"] == "1"

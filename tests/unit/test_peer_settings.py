@@ -23,7 +23,7 @@ from ares_peer.settings import (
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATA_DIR", "INVITE", "PORT", "HOST", "DEVICE", "NAME", "THREADS", "BASE"):
+    for name in ("DATA_DIR", "INVITE", "PORT", "HOST", "DEVICE", "NAME", "THREADS", "BASE", "ROLE"):
         monkeypatch.delenv(f"ARES_PEER_{name}", raising=False)
 
 
@@ -43,7 +43,14 @@ def test_explicit_zero_beats_memory() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"port": 65_536}, {"port": -1}, {"device": "tpu"}, {"name": "x" * 41}, {"threads": -1}],
+    [
+        {"port": 65_536},
+        {"port": -1},
+        {"device": "tpu"},
+        {"name": "x" * 41},
+        {"threads": -1},
+        {"role": "boss"},
+    ],
 )
 def test_option_out_of_range_is_a_config_fault(options: dict[str, object]) -> None:
     with pytest.raises(ConfigFault, match=next(iter(options))):
@@ -101,3 +108,13 @@ def test_data_dir_belongs_to_one_network(tmp_path: Path) -> None:
     claim_network(tmp_path, "ab" * 16)
     with pytest.raises(InviteWrongNetwork):
         claim_network(tmp_path, "cd" * 16)
+
+
+def test_role_is_remembered_and_reaches_the_trainer() -> None:
+    remembered = merge_remembered(Remembered(), {"role": "auditor"})
+    settings = build_settings({}, remembered)
+    assert settings.role == "auditor"
+    assert build_settings({"role": "trainer"}, remembered).role == "trainer"
+    line = TrainerSettings(data_dir=Path("x"), invite="ares://x", role="auditor").to_json_line()
+    assert TrainerSettings.from_json_line(line).role == "auditor"
+    assert build_settings({}, Remembered()).role == "trainer"

@@ -8,6 +8,9 @@ import json
 from rich.console import Console
 
 from ares_peer.events import (
+    AuditReported,
+    AuditSettled,
+    AuditStarted,
     CreditSettled,
     ErrorRaised,
     Event,
@@ -180,3 +183,29 @@ def test_views_fall_silent_when_their_reader_is_gone() -> None:
     view.show(ErrorRaised("c", "m"), folded())
     view.close([("rounds accepted", "1")])
     assert stream.tried == 1
+
+
+AUDITING: list[Event] = [
+    PhaseChanged(Phase.AUDITING),
+    AuditStarted(3, 10, 90, "cd" * 32, "12D3KooWabcdefgh", 40, 42_000),
+    StepDone(23, 40, 2.5, 1234.5),
+]
+
+
+def test_panel_of_an_auditor_shows_the_replay_its_steps_and_its_deadline() -> None:
+    text = drawn(folded(*AUDITING), now_ms=0)
+    assert "replaying another peer's work" in text
+    assert "round 11/90 of cycle 3" in text
+    assert "step 23/40" in text
+    assert "0:42 to the deadline" in text
+
+
+def test_replays_leave_a_line_each_good_ones_and_bad_ones() -> None:
+    good = lasting_line(AuditSettled(3, 10, "cd" * 32, 5, 5), glyphs=ASCII)
+    bad = lasting_line(AuditSettled(3, 10, "cd" * 32, 0, 5, "ARES-E078", "why"), glyphs=ASCII)
+    late = lasting_line(AuditReported(3, 10, "cd" * 32, 0, False, "ARES-E086", "x"), glyphs=ASCII)
+    assert good is not None
+    assert good.plain.startswith("+ ")
+    for line in (bad, late):
+        assert line is not None
+        assert line.plain.startswith("x ")

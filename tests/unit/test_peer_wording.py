@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ares_peer.wording import bytes_text, count_text, credits_text, duration_text
+from ares_peer.events import AuditReported, AuditSettled, AuditStarted, Event
+from ares_peer.wording import (
+    bytes_text,
+    count_text,
+    credits_text,
+    duration_text,
+    sentence,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,32 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_nouns_agree_with_their_number() -> None:
     assert [count_text(n, "round") for n in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (
+            AuditStarted(1, 4, 90, "cd" * 32, "12D3KooWabcdefgh", 40, 1),
+            "round 5: replaying 40 steps of abcdefgh",
+        ),
+        (
+            AuditReported(1, 4, "cd" * 32, 640, accepted=True),
+            "round 5: replay of cdcdcdcdcdcd reported, 640 tokens",
+        ),
+        (
+            AuditReported(1, 4, "cd" * 32, 0, False, "ARES-E086", "too late"),
+            "round 5: report on cdcdcdcdcdcd not taken: too late [ARES-E086]",
+        ),
+        (
+            AuditSettled(1, 4, "cd" * 32, 1_500_000, 9_000_000),
+            "round 5: replay of cdcdcdcdcdcd paid: +1.50, balance 9.00",
+        ),
+        (
+            AuditSettled(1, 4, "cd" * 32, 0, 9_000_000, "ARES-E078", "wrong"),
+            "round 5: replay of cdcdcdcdcdcd not paid, balance 9.00: wrong [ARES-E078]",
+        ),
+    ],
+)
+def test_an_auditor_reads_what_became_of_each_replay(event: Event, text: str) -> None:
+    assert sentence(event) == text

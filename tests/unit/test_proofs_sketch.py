@@ -99,3 +99,46 @@ def test_comparison_refuses_other_shapes_and_nan() -> None:
     bad[3] = np.nan
     with pytest.raises(NonFinite):
         compare_updates(bad, U, own_q=U)
+
+
+TENSORS = 20
+SPANS = tuple((i * 5_000, (i + 1) * 5_000) for i in range(TENSORS))
+
+
+def noisy(tensors: int, amount: float) -> np.ndarray:
+    """Return U with noise in the first `tensors` of its tensors."""
+    claim = U.copy()
+    claim[: SPANS[tensors - 1][1]] += F(amount) * OTHER[: SPANS[tensors - 1][1]]
+    return claim
+
+
+def test_quiet_drop_passes_over_noise_that_spares_a_tenth_of_the_tensors() -> None:
+    rounding = compare_updates(noisy(TENSORS - 2, 0.3), U, own_q=U, spans=SPANS)
+    everywhere = compare_updates(noisy(TENSORS, 0.3), U, own_q=U, spans=SPANS)
+    assert rounding.quiet_drop == pytest.approx(0, abs=1e-9)
+    assert rounding.cosine_drop > 0.03
+    assert everywhere.quiet_drop is not None
+    assert everywhere.quiet_drop > 0.03
+    wide = AuditThresholds(pass_cosine_drop=0.1, fail_cosine_drop=0.3)
+    assert judge(rounding, wide) == "pass"
+    assert judge(everywhere, wide) == "fail"
+
+
+def test_quiet_drop_by_hand_and_not_judged_without_tensors() -> None:
+    u = np.array([1, 0, 1, 0], dtype=F)
+    claim = np.array([1, 0, 0, 1], dtype=F)
+    found = compare_updates(claim, u, own_q=u, spans=((0, 2), (2, 4)))
+    assert found.quiet_drop == 0.0
+    assert found.cosine_drop == pytest.approx(0.5)
+    without = compare_updates(claim, u, own_q=u)
+    assert without.quiet_drop is None
+    assert without.cosine_drop == found.cosine_drop
+    wide = AuditThresholds(pass_cosine_drop=1.0, fail_cosine_drop=1.0, fail_quiet_drop=-1.0)
+    assert judge(without, wide) == "pass"
+    assert judge(found, wide) == "fail"
+
+
+def test_tensors_must_cover_the_vector() -> None:
+    for spans in (SPANS[:-1], SPANS[1:], (*SPANS[:3], *SPANS[4:])):
+        with pytest.raises(ShapeMismatch):
+            compare_updates(U, U, own_q=U, spans=spans)

@@ -454,7 +454,7 @@ class AuditPlan(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., commit_set_sha256: _Optional[bytes] = ..., assignments: _Optional[_Iterable[_Union[AuditAssignment, _Mapping]]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class AuditReport(_message.Message):
-    __slots__ = ("header", "audit_plan_sha256", "commit_sha256", "tokens", "rho", "norm_ratio", "cosine_drop", "replay_sha256", "profile", "code", "message")
+    __slots__ = ("header", "audit_plan_sha256", "commit_sha256", "tokens", "rho", "norm_ratio", "cosine_drop", "replay_sha256", "profile", "code", "message", "quiet_drop")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     AUDIT_PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
     COMMIT_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -466,6 +466,7 @@ class AuditReport(_message.Message):
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    QUIET_DROP_FIELD_NUMBER: _ClassVar[int]
     header: Header
     audit_plan_sha256: bytes
     commit_sha256: bytes
@@ -477,7 +478,8 @@ class AuditReport(_message.Message):
     profile: str
     code: str
     message: str
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., audit_plan_sha256: _Optional[bytes] = ..., commit_sha256: _Optional[bytes] = ..., tokens: _Optional[int] = ..., rho: _Optional[float] = ..., norm_ratio: _Optional[float] = ..., cosine_drop: _Optional[float] = ..., replay_sha256: _Optional[bytes] = ..., profile: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    quiet_drop: float
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., audit_plan_sha256: _Optional[bytes] = ..., commit_sha256: _Optional[bytes] = ..., tokens: _Optional[int] = ..., rho: _Optional[float] = ..., norm_ratio: _Optional[float] = ..., cosine_drop: _Optional[float] = ..., replay_sha256: _Optional[bytes] = ..., profile: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., quiet_drop: _Optional[float] = ...) -> None: ...
 
 class LedgerHead(_message.Message):
     __slots__ = ("header", "size", "root")

@@ -1,13 +1,15 @@
 """The coordinator's HTTP API: what anybody may read about the network.
 
-    app       the application: mountable under any path, or as a server of its own
-    routes    one handler per path
-    reads     everything a reply needs from the store, read in one call to its thread
-    present*  stored rows and the live snapshot become replies
-    schemas*  the replies, as pydantic models; names that pages read are fixed
-    views     what the API needs from the running coordinator
-    edge      middlewares: one error shape, ETag, CORS, security headers
-    errors    faults of a request
+    app         the application: mountable under any path, or as a server of its own
+    routes      one handler per path
+    ledger      the same for the ledger's log: heads, proofs, postings
+    parameters  of a request, each with its bounds
+    reads       everything a reply needs from the store, read in one call to its thread
+    present*    stored rows and the live snapshot become replies
+    schemas*    the replies, as pydantic models; names that pages read are fixed
+    views       what the API needs from the running coordinator
+    edge        middlewares: one error shape, ETag, CORS, security headers
+    errors      faults of a request
 
 Reads are public and change nothing. Times are milliseconds since the epoch (UTC); credits are
 numbers for people, `...Ucredits` are the exact integers (micro-credits).

@@ -14,6 +14,7 @@ from aiohttp import web
 from ares_coordinator.api.access import identify, limit_requests
 from ares_coordinator.api.adapters import AdapterRoutes
 from ares_coordinator.api.edge import add_headers, json_reply, shape_faults
+from ares_coordinator.api.ledger import LedgerRoutes
 from ares_coordinator.api.routes import PublicRoutes
 from ares_coordinator.api.schemas import HealthReply, VersionReply
 from ares_coordinator.api.views import Views
@@ -65,6 +66,7 @@ def create_app(
         middlewares.append(limit_requests())
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.add_routes(PublicRoutes(views, settings.tiers, settings.software).routes())
+    app.add_routes(LedgerRoutes(views).routes())
     if settings.files is not None:
         downloads = AdapterRoutes(views, settings.files, clock, settings.public_release_h)
         app.add_routes(downloads.routes())

@@ -109,5 +109,5 @@ async def add_headers(request: web.Request, handler: Handler) -> web.StreamRespo
             response.headers.setdefault(name, value)
         if request.method in READS:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = hdrs.ETAG
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{hdrs.ETAG}, {hdrs.LINK}"
     return response

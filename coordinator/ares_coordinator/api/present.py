@@ -10,6 +10,7 @@ from ares_coordinator.api.present_credit import present_credits
 from ares_coordinator.api.reads import StatusRead, TrainingRead
 from ares_coordinator.api.schemas import (
     AdapterReply,
+    AlarmReply,
     CycleHistory,
     DataReply,
     DatasetCycle,
@@ -20,10 +21,12 @@ from ares_coordinator.api.schemas import (
     StatusReply,
     SwarmReply,
     SwarmWorker,
+    TakenOutReply,
     TrainingReply,
 )
 from ares_coordinator.api.views import LiveSnapshot
 from ares_coordinator.ledger.tiers import TierRule
+from ares_coordinator.store.alarm_rows import AlarmRow, TakenOutRow
 from ares_coordinator.store.rows import CycleRow, DatasetRow, RecordRow, RoundCounts, RoundState
 from ares_p2p.domain import CATEGORIES, NetworkDescriptor
 from ares_p2p.wire.codec import decode_envelope, decode_payload
@@ -108,13 +111,25 @@ def present_training(read: TrainingRead, live: LiveSnapshot) -> TrainingReply:
         rounds_done=done,
         rounds_total=total,
         deadline_ms=live.deadline_ms,
+        audits_open=read.audits.open,
+        audits_lag_ms=_lag_ms(read.audits.oldest_ms, now_ms=live.at_ms),
         rounds=_rounds(read),
         swarm=_swarm(read, live),
     )
 
 
+def _lag_ms(oldest_ms: int | None, *, now_ms: int) -> int | None:
+    return None if oldest_ms is None else max(0, now_ms - oldest_ms)
+
+
 def _rounds(read: TrainingRead) -> list[RoundReply]:
     counts = {row.round: row for row in read.round_counts}
+    alarms = {row.round: row for row in read.alarms}
+    corrects = {
+        row.corrected_in_round: row.round
+        for row in read.alarms
+        if row.corrected_in_round != row.round  # the last round leaves out before it is signed
+    }
     replies = []
     for row in read.rounds:
         of_round = counts.get(row.round, RoundCounts(row.round, 0, 0, 0))
@@ -139,9 +154,29 @@ def _rounds(read: TrainingRead) -> list[RoundReply]:
                     for item in read.refusals
                     if item.round == row.round
                 ],
+                alarm=_alarm(alarms.get(row.round), read.taken_out),
+                corrects=corrects.get(row.round),
             )
         )
     return replies
+
+
+def _alarm(alarm: AlarmRow | None, taken_out: Sequence[TakenOutRow]) -> AlarmReply | None:
+    if alarm is None:
+        return None
+    return AlarmReply(
+        held_out_before=alarm.held_out_before,
+        held_out_bad=alarm.held_out_bad,
+        held_out_after=alarm.held_out_after,
+        corrected_in_round=alarm.corrected_in_round,
+        evaluations=alarm.evaluations,
+        message=alarm.message,
+        taken_out=[
+            TakenOutReply(peer=item.peer, message=item.message)
+            for item in taken_out
+            if item.round == alarm.round
+        ],
+    )
 
 
 def _swarm(read: TrainingRead, live: LiveSnapshot) -> SwarmReply:

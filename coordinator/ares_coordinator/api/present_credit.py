@@ -16,18 +16,21 @@ from ares_coordinator.api.schemas_credit import (
 )
 from ares_coordinator.ledger.balances import balance_of
 from ares_coordinator.ledger.rewards import credits_of
-from ares_coordinator.ledger.tiers import TierRule, tier_info, tier_of
-from ares_coordinator.store.credit_rows import StandingRow, WorkRow
+from ares_coordinator.ledger.tiers import Tier, TierRule, tier_info, tier_of
+from ares_coordinator.store.credit_rows import StandingRow, StandingsRow, WorkRow
+from ares_coordinator.store.decay import faded
 from ares_coordinator.store.rows import RefusalRow
 from ares_p2p.domain import EntryStatus
+
+MS_PER_H = 3_600_000
 
 
 def present_credits(read: CreditsRead, tiers: Sequence[TierRule]) -> CreditsReply:
     """Return the whole network's credit."""
-    reached = Counter(
-        tier_of(settled, audited_gpu=passes > 0, rules=tiers)
-        for settled, passes in read.tier_inputs
-    )
+    reached = Counter[Tier]()
+    for row in read.tier_counts:
+        tier = tier_of(row.minimum_ucredits, audited_gpu=row.audited_gpu, rules=tiers)
+        reached[tier] += row.workers
     total = sum(amount for _, amount in read.settled_by_kind)
     return CreditsReply(
         breakdown={rule.tier: reached[rule.tier] for rule in tiers},
@@ -39,7 +42,7 @@ def present_credits(read: CreditsRead, tiers: Sequence[TierRule]) -> CreditsRepl
             )
             for rule in tiers
         ],
-        total_workers=len(read.tier_inputs),
+        total_workers=reached.total(),
         total_credits=credits_of(total),
         total_ucredits=total,
         credits_by_type={
@@ -49,9 +52,9 @@ def present_credits(read: CreditsRead, tiers: Sequence[TierRule]) -> CreditsRepl
 
 
 def present_leaderboard(
-    rows: Sequence[StandingRow], tiers: Sequence[TierRule]
+    rows: Sequence[StandingRow], tiers: Sequence[TierRule], *, first_rank: int, now_ms: int
 ) -> list[LeaderboardRow]:
-    """Return the leaderboard in its order; `rank` counts from 1, also on a tie."""
+    """Return a page of the leaderboard in its order; `rank` counts on, also on a tie."""
     return [
         LeaderboardRow(
             rank=rank,
@@ -59,17 +62,30 @@ def present_leaderboard(
             display_name=row.display_name,
             total_credits=credits_of(row.settled_ucredits),
             pending_credits=credits_of(row.pending_ucredits),
+            recent_credits=_recent_credits(row, now_ms),
             tier=tier_of(row.settled_ucredits, audited_gpu=row.gpu_passes > 0, rules=tiers),
             has_gpu=row.gpu_passes > 0,
             last_activity=row.last_seen_ms,
         )
-        for rank, row in enumerate(rows, 1)
+        for rank, row in enumerate(rows, first_rank)
     ]
 
 
-def present_worker(read: WorkerRead, tiers: Sequence[TierRule]) -> WorkerCreditsReply:
+def _recent_credits(row: StandingRow | StandingsRow, now_ms: int) -> float:
+    """Return what is left at the last full hour of credit that halves every 30 days.
+
+    By the hour, so that a page that asks again gets the same bytes, and 304.
+    """
+    hour_ms = now_ms - now_ms % MS_PER_H
+    recent = faded(row.recent_ucredits, from_ms=row.recent_ms, to_ms=hour_ms)
+    return credits_of(round(recent))
+
+
+def present_worker(
+    read: WorkerRead, tiers: Sequence[TierRule], *, now_ms: int
+) -> WorkerCreditsReply:
     """Return one worker, with the newest rounds and why each paid or did not."""
-    balance, worker = balance_of(read.totals), read.worker
+    balance, worker, standing = balance_of(read.totals), read.worker, read.standing
     info = tier_info(balance.settled_ucredits, audited_gpu=worker.gpu_passes > 0, rules=tiers)
     recent = [*map(_work, read.work), *map(_refusal, read.refusals)]
     recent.sort(key=lambda row: (row.cycle, row.round, row.at), reverse=True)
@@ -81,6 +97,8 @@ def present_worker(read: WorkerRead, tiers: Sequence[TierRule]) -> WorkerCredits
         pending_credits=credits_of(balance.pending_ucredits),
         void_credits=credits_of(balance.void_ucredits),
         clawback_credits=credits_of(balance.clawback_ucredits),
+        recent_credits=0.0 if standing is None else _recent_credits(standing, now_ms),
+        streak=0 if standing is None else standing.streak,
         settled_ucredits=balance.settled_ucredits,
         pending_ucredits=balance.pending_ucredits,
         tier=info.tier,

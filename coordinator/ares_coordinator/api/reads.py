@@ -6,17 +6,23 @@ worker's rounds; cycles and rounds are few.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ares_coordinator.ledger.tiers import TierRule
+from ares_coordinator.store.alarm_rows import AlarmRow, TakenOutRow
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.credit_rows import (
     ActiveWorkerRow,
     CountsRow,
+    StandingsRow,
+    TierCountRow,
     TotalsRow,
     WorkerRow,
     WorkRow,
 )
 from ares_coordinator.store.rows import (
+    BacklogRow,
     CycleRow,
     DatasetRow,
     MetaKey,
@@ -42,13 +48,16 @@ class TrainingRead:
     refusals: tuple[RefusalRow, ...]
     counts: CountsRow
     workers: tuple[ActiveWorkerRow, ...]
+    audits: BacklogRow
+    alarms: tuple[AlarmRow, ...] = ()
+    taken_out: tuple[TakenOutRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CreditsRead:
     """Credit of the whole network."""
 
-    tier_inputs: tuple[tuple[int, int], ...]
+    tier_counts: tuple[TierCountRow, ...]
     settled_by_kind: tuple[tuple[PostingKind, int], ...]
 
 
@@ -57,6 +66,7 @@ class WorkerRead:
     """One worker with all that can be said."""
 
     worker: WorkerRow
+    standing: StandingsRow | None  # None: nothing was posted yet
     totals: tuple[TotalsRow, ...]
     work: tuple[WorkRow, ...]
     refusals: tuple[RefusalRow, ...]
@@ -85,12 +95,16 @@ def read_training(store: Store) -> TrainingRead:
         refusals=store.refusals_of_cycle(number, MAX_REFUSALS),
         counts=store.counts(),
         workers=store.active_workers(MAX_WORKERS),
+        audits=store.audit_backlog(),
+        alarms=store.alarms(number),
+        taken_out=store.taken_out(number),
     )
 
 
-def read_credits(store: Store) -> CreditsRead:
+def read_credits(store: Store, tiers: Sequence[TierRule]) -> CreditsRead:
     """Return the network's credit."""
-    return CreditsRead(store.tier_inputs(), store.settled_by_kind())
+    minimums = [rule.minimum_ucredits for rule in tiers]
+    return CreditsRead(store.tier_counts(minimums), store.settled_by_kind())
 
 
 def read_worker(store: Store, peer: PeerId) -> WorkerRead | None:
@@ -100,13 +114,14 @@ def read_worker(store: Store, peer: PeerId) -> WorkerRead | None:
         return None
     return WorkerRead(
         worker=worker,
+        standing=store.standing(peer),
         totals=store.totals(peer),
         work=store.recent_work(peer, MAX_RECENT),
         refusals=store.refusals_of(peer, MAX_RECENT),
     )
 
 
-def read_status(store: Store) -> StatusRead:
+def read_status(store: Store, tiers: Sequence[TierRule]) -> StatusRead:
     """Return everything at a glance."""
     return StatusRead(
         name=store.meta(MetaKey.NETWORK_NAME) or "",
@@ -114,5 +129,5 @@ def read_status(store: Store) -> StatusRead:
         cycles=store.cycles(),
         training=read_training(store),
         datasets=store.datasets(),
-        credits=read_credits(store),
+        credits=read_credits(store, tiers),
     )

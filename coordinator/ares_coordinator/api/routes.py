@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from ares_coordinator.api.edge import json_list_reply, json_reply
+from ares_coordinator.api.parameters import number, peer_id, word
 from ares_coordinator.api.present import (
     present_data,
     present_model,
@@ -23,13 +24,12 @@ from ares_coordinator.api.present_credit import (
 from ares_coordinator.api.reads import read_credits, read_status, read_training, read_worker
 from ares_coordinator.api.views import Views
 from ares_coordinator.ledger.tiers import TierRule
-from ares_p2p.errors import BadParameter, CoordinatorAway, UnknownWorker
-from ares_p2p.ids import PeerId
+from ares_p2p.errors import CoordinatorAway, UnknownWorker
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
-MAX_LIMIT_CHARS = 4
-MAX_WORKER_ID_CHARS = 128  # an Ed25519 peer id has 52
+TOTAL, RECENT = ORDERS = ("total", "recent")
+MAX_PAGE = 100_000  # pages are found by counting through an index: bounds that
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class PublicRoutes:
     async def status(self, request: web.Request) -> web.Response:
         """Everything at a glance."""
         db = self.views.db
-        read = await db.call(read_status, db.store)
+        read = await db.call(read_status, db.store, self.tiers)
         live = self.views.snapshot()
         reply = present_status(read, live, tiers=self.tiers, software=self.software)
         return json_reply(request, reply)
@@ -81,19 +81,37 @@ class PublicRoutes:
         """Tiers of the network, or one worker with `?workerId=`."""
         db = self.views.db
         if "workerId" not in request.query:
-            read = await db.call(read_credits, db.store)
+            read = await db.call(read_credits, db.store, self.tiers)
             return json_reply(request, present_credits(read, self.tiers))
-        peer = _worker_id(request)
+        peer = peer_id(request, "workerId")
         worker = await db.call(read_worker, db.store, peer)
         if worker is None:
             raise UnknownWorker(f"nobody with the id {peer} ever took part")
-        return json_reply(request, present_worker(worker, self.tiers))
+        now_ms = self.views.snapshot().at_ms
+        return json_reply(request, present_worker(worker, self.tiers, now_ms=now_ms))
 
     async def leaderboard(self, request: web.Request) -> web.Response:
-        """Those with the most settled credit, a bare array; `?limit=` 1 to 100."""
-        limit, db = _limit(request), self.views.db
-        rows = await db.call(db.store.leaderboard, limit)
-        return json_list_reply(request, list(present_leaderboard(rows, self.tiers)))
+        """Those with the most settled credit, a bare array.
+
+        `?limit=` 1 to 100; `?page=` from 1 on; `?by=recent` orders by credit that halves every 30
+        days. A `Link` header names the next page, if there is one.
+        """
+        limit = number(request, "limit", low=1, high=MAX_LIMIT, default=DEFAULT_LIMIT)
+        page = number(request, "page", low=1, high=MAX_PAGE, default=1)
+        by_recent = word(request, "by", ORDERS) == RECENT
+        db, skipped = self.views.db, (page - 1) * limit
+        rows = await db.call(db.store.leaderboard, limit + 1, offset=skipped, by_recent=by_recent)
+        replies = present_leaderboard(
+            rows[:limit],
+            self.tiers,
+            first_rank=skipped + 1,
+            now_ms=self.views.snapshot().at_ms,
+        )
+        response = json_list_reply(request, list(replies))
+        if len(rows) > limit and page < MAX_PAGE:
+            following = request.rel_url.update_query(page=str(page + 1))
+            response.headers[hdrs.LINK] = f'<{following}>; rel="next"'
+        return response
 
     async def network(self, request: web.Request) -> web.Response:
         """How to join: the invite, and the signed descriptor."""
@@ -102,25 +120,3 @@ class PublicRoutes:
         if record is None or not invite:
             raise CoordinatorAway("this coordinator has not published its network yet")
         return json_reply(request, present_network(record, invite))
-
-
-def _limit(request: web.Request) -> int:
-    text = request.query.get("limit", str(DEFAULT_LIMIT))
-    if len(text) <= MAX_LIMIT_CHARS and text.isascii() and text.isdigit():
-        limit = int(text)
-        if 1 <= limit <= MAX_LIMIT:
-            return limit
-    raise BadParameter(
-        f"limit={text[:20]!r}: a whole number from 1 to {MAX_LIMIT} expected",
-        hint=f"Leave it out for {DEFAULT_LIMIT}.",
-    )
-
-
-def _worker_id(request: web.Request) -> PeerId:
-    text = request.query["workerId"]
-    if not 1 <= len(text) <= MAX_WORKER_ID_CHARS or not (text.isascii() and text.isalnum()):
-        raise BadParameter(
-            f"workerId of {len(text)} characters is no peer id",
-            hint="`ares-peer status` prints it; it begins with 12D3KooW.",
-        )
-    return PeerId(text)

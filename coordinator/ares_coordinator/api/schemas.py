@@ -63,8 +63,34 @@ class RefusalReply(Reply):
     count: int
 
 
+class TakenOutReply(Reply):
+    """A contribution that does not count because it made the model worse, and why."""
+
+    peer: str
+    message: str
+
+
+class AlarmReply(Reply):
+    """The round made the model worse beyond noise. Held-out losses in nats per token.
+
+    `corrected_in_round` is the round whose manifest says so, the round itself for a cycle's last
+    one; null when nobody was taken out: then `message` says why.
+    """
+
+    held_out_before: float
+    held_out_bad: float
+    held_out_after: float | None
+    corrected_in_round: int | None
+    evaluations: int
+    message: str
+    taken_out: list[TakenOutReply]
+
+
 class RoundReply(Reply):
-    """One round of the cycle."""
+    """One round of the cycle.
+
+    A round that `corrects` the one before does not use its own contributions; they are paid.
+    """
 
     round: int
     state: str
@@ -79,6 +105,8 @@ class RoundReply(Reply):
     blob_bytes: int
     next_state: str | None  # hex digest of the state that the round led to
     refusals: list[RefusalReply]
+    alarm: AlarmReply | None
+    corrects: int | None  # a round
 
 
 class SwarmWorker(CamelReply):
@@ -106,7 +134,10 @@ class SwarmReply(CamelReply):
 
 
 class TrainingReply(Reply):
-    """The newest cycle. `progress` is the share of its rounds that are aggregated, 0 to 1."""
+    """The newest cycle. `progress` is the share of its rounds that are aggregated, 0 to 1.
+
+    `audits_lag_ms` says how long the oldest open audit waits.
+    """
 
     state: str
     activity: str
@@ -118,6 +149,8 @@ class TrainingReply(Reply):
     rounds_done: int
     rounds_total: int | None
     deadline_ms: int | None
+    audits_open: int
+    audits_lag_ms: int | None
     rounds: list[RoundReply]
     swarm: SwarmReply
 

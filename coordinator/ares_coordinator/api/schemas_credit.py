@@ -49,7 +49,11 @@ class WorkReply(CamelReply):
 
 
 class WorkerCreditsReply(CamelReply):
-    """One worker. `totalCredits` is settled credit: only that counts for a tier."""
+    """One worker. `totalCredits` is settled credit: only that counts for a tier.
+
+    `recentCredits` is settled credit that halves every 30 days; `streak` counts the contributions
+    that were settled since the last one that was not.
+    """
 
     worker_id: str
     display_name: str | None
@@ -58,6 +62,8 @@ class WorkerCreditsReply(CamelReply):
     pending_credits: float
     void_credits: float
     clawback_credits: float
+    recent_credits: float
+    streak: int
     settled_ucredits: int
     pending_ucredits: int
     tier: str
@@ -77,6 +83,7 @@ class LeaderboardRow(CamelReply):
     display_name: str | None
     total_credits: float
     pending_credits: float
+    recent_credits: float
     tier: str
     has_gpu: bool
     last_activity: int

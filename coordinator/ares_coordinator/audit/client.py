@@ -24,6 +24,10 @@ _CLASSES = {cls.code: cls for cls in all_errors()}
 log = structlog.get_logger(__name__)
 
 
+class WorkerNotReady(InternalFault):
+    """The worker cannot load the cycle: that says nothing about the job it was asked for."""
+
+
 class ComputeWorker:
     """A child process that replays and evaluates; see `audit.worker`."""
 
@@ -62,6 +66,10 @@ class ComputeWorker:
         """Replay one contribution; waits for urgent jobs."""
         return await self._call({"job": "replay", **fields})
 
+    async def forge(self, **fields: Any) -> dict[str, Any]:
+        """Make a forged contribution while its round is open; goes before replays."""
+        return await self._call({"job": "forge", **fields}, urgent=True)
+
     async def evaluate(
         self, *, state: Path | None, indices: list[int] | None, urgent: bool = False
     ) -> dict[str, Any]:
@@ -96,9 +104,12 @@ class ComputeWorker:
 
     async def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(TRIES):
-            if self._closed:
-                raise InternalFault("the worker is closed")
-            process = await self._started()
+            if self._closed or self._loaded is None:
+                raise WorkerNotReady("the worker is closed, or has no cycle")
+            try:
+                process = await self._started()
+            except AresError as fault:
+                raise WorkerNotReady(f"the worker cannot start: {fault.message}") from fault
             answer = await self._ask(process, job)
             if answer is not None:
                 return answer
@@ -125,10 +136,14 @@ class ComputeWorker:
                 start_new_session=True,
                 env={**os.environ, "ARES_SUPERVISOR_PID": str(os.getpid())},
             )
-        if self._loaded is not None and await self._ask(self._process, self._loaded) is None:
-            raise InternalFault(
-                "the worker process died while loading the base", hint=f"See {self._log_file}."
-            )
+        try:
+            if self._loaded is not None and await self._ask(self._process, self._loaded) is None:
+                raise InternalFault(
+                    "the worker process died while loading the base", hint=f"See {self._log_file}."
+                )
+        except BaseException:
+            await self._stop()  # one without its cycle must not get a job
+            raise
         return self._process
 
     async def _ask(

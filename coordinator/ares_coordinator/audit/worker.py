@@ -5,7 +5,8 @@ files that were verified before. Low priority: an audit must never slow a volunt
 same machine. Killed, it is started again, and the job is done again: every job is a pure
 function of its files.
 
-Jobs: `load` (once per cycle), `replay` (one contribution), `evaluate` (held-out losses).
+Jobs: `load` (once per cycle), `replay` (one contribution), `forge` (one that auditors must find),
+`evaluate` (held-out losses).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from ares_p2p.domain import CycleConfig
 from ares_p2p.errors import AresError, InternalFault
 from ares_p2p.ids import PeerId
 from ares_p2p.processes import die_with_parent
-from ares_p2p.proofs.sketch import AuditThresholds, compare_updates, judge
+from ares_p2p.proofs.profile import profile_here
 from ares_p2p.shards.format import decode_jsonl
+from ares_p2p.training.replay import Claim, forge_contribution, replay_contribution
+from ares_p2p.training.state import TrainingState, decode_snapshot
 from ares_p2p.wire.codec import decode_envelope, decode_payload
 
 NICENESS = 10
@@ -44,39 +47,48 @@ class Workbench:
             examples=decode_jsonl(Path(job["train"]).read_bytes()),
             device=job["device"],
         )
+        self._device = job["device"]
+        self._profile = profile_here(job["device"]).text
         held_out = decode_jsonl(Path(job["held_out"]).read_bytes())
         self._held_out = tokenize_for(self._rig.tokenizer, held_out, self._config.training)
 
     def replay(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Train the committed steps again and compare with the committed blob."""
-        from ares_p2p.training.replica import bind_layout, decode_contribution, encode_contribution
-        from ares_p2p.training.state import decode_snapshot
+        """Train the committed steps again and compare with the committed blob.
 
-        layout, training = self._rig.layout, self._config.training
-        peer = PeerId(job["peer"])
-        bound = bind_layout(layout, plan_sha256=bytes.fromhex(job["plan"]), peer=peer)
-        state = decode_snapshot(Path(job["state"]).read_bytes(), layout=layout)
-        claimed = decode_contribution(
-            Path(job["blob"]).read_bytes(), layout=bound, training=training
+        The answer is what was measured, and on which profile; `audit.verdicts` says what it means.
+        """
+        found = replay_contribution(
+            self._rig,
+            _claim(job),
+            start=self._state(job),
+            blob=Path(job["blob"]).read_bytes(),
+            training=self._config.training,
         )
-        result = self._rig.train(
-            state.theta,
-            round_number=state.round,
-            peer=peer,
-            lr=job["lr"],
-            min_steps=job["steps"],
-            max_steps=job["steps"],
-        )
-        replayed = encode_contribution(state.theta, result.theta, layout=bound, training=training)
-        own = decode_contribution(replayed, layout=bound, training=training)
-        comparison = compare_updates(claimed, state.theta - result.theta, own_q=own)
+        comparison = found.comparison
         return {
-            "outcome": judge(comparison, AuditThresholds()),
             "rho": comparison.rho,
             "norm_ratio": comparison.norm_ratio,
             "cosine_drop": comparison.cosine_drop,
-            "tokens": result.tokens,
+            "quiet_drop": comparison.quiet_drop,
+            "profile": self._profile,
+            "tokens": found.tokens,
         }
+
+    def forge(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Write a contribution to the file `out` of which only half of the steps were made."""
+        forgery = forge_contribution(
+            self._rig, _claim(job), start=self._state(job), training=self._config.training
+        )
+        Path(job["out"]).write_bytes(forgery.data)
+        return {
+            "tokens": forgery.tokens,
+            "mean_loss": forgery.mean_loss,
+            "device": self._device,
+            "profile": self._profile,
+        }
+
+    def _state(self, job: dict[str, Any]) -> TrainingState:
+        return decode_snapshot(Path(job["state"]).read_bytes(), layout=self._rig.layout)
 
     def evaluate(self, job: dict[str, Any]) -> dict[str, Any]:
         """Return per-example losses under a state, or of the base with its stack alone."""
@@ -84,7 +96,6 @@ class Workbench:
 
         from ares_p2p.training.evaluate import example_losses
         from ares_p2p.training.lora import write_parameters
-        from ares_p2p.training.state import decode_snapshot
 
         layout = self._rig.layout
         theta = np.zeros(layout.size, dtype=np.float32)  # B = 0: the adapter changes nothing
@@ -93,6 +104,10 @@ class Workbench:
         write_parameters(self._rig.model, layout, theta)
         losses = example_losses(self._rig.model, self._held_out, indices=job["indices"])
         return {"nll": losses.nll_sum.tolist(), "tokens": losses.tokens.tolist()}
+
+
+def _claim(job: dict[str, Any]) -> Claim:
+    return Claim(PeerId(job["peer"]), bytes.fromhex(job["plan"]), job["steps"], job["lr"])
 
 
 def main() -> None:
@@ -112,7 +127,8 @@ def main() -> None:
             elif bench is None:
                 raise InternalFault("no cycle is loaded")
             else:
-                answer = bench.replay(job) if job["job"] == "replay" else bench.evaluate(job)
+                jobs = {"replay": bench.replay, "forge": bench.forge, "evaluate": bench.evaluate}
+                answer = jobs[job["job"]](job)
         except AresError as fault:
             answer = {"code": fault.code, "message": fault.message}
         except Exception as error:  # noqa: BLE001 - one bad job must not end the process

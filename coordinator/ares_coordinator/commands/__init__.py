@@ -1,5 +1,6 @@
 """The operator's commands beside `init` and `run`, one sub-app each.
 
+    auditors list the auditor peers, name one
     audit    calibrate the thresholds of audits
     db       bring the database to the newest revision, move it
     ledger   verify, export and prove what the ledger says

@@ -135,6 +135,11 @@ def _folder(given: Path | None) -> Path:
     return default_data_dir() if given is None else given
 
 
+def target_of(data_dir: Path | None) -> str | Path:
+    """Return the database of a coordinator: of the folder given, or of the default one."""
+    return _target(_folder(data_dir))
+
+
 def _target(folder: Path) -> str | Path:
     from ares_coordinator.settings import load_settings
     from ares_coordinator.store.connect import DATABASE_URL, database_target

@@ -8,7 +8,6 @@ tried again with growing pauses; what went wrong is kept where people look.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -17,8 +16,13 @@ from typing import Any
 
 import structlog
 
+from ares_coordinator.alarm.watch import PoisonWatch
+from ares_coordinator.audit.assignments import Assignments
+from ares_coordinator.audit.auditors import AuditorReports
 from ares_coordinator.audit.client import ComputeWorker
+from ares_coordinator.audit.decoys import Decoys
 from ares_coordinator.audit.queue import AuditQueue
+from ares_coordinator.audit.reception import Reception
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.datasets import make_dataset
 from ares_coordinator.desk import CommitDesk
@@ -42,6 +46,7 @@ from ares_coordinator.preparation import (
 )
 from ares_coordinator.presence import Presence
 from ares_coordinator.rounds import RoundKeeper
+from ares_coordinator.seating import Seating
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import (
     CyclePhase,
@@ -51,9 +56,10 @@ from ares_coordinator.store.rows import (
     Stage,
 )
 from ares_coordinator.store.thread import StoreThread
+from ares_coordinator.tierbook import TierBook, rules_of
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
-from ares_p2p.domain import PeerStatus
+from ares_p2p.domain import AuditReport, PeerStatus
 from ares_p2p.errors import (
     AresError,
     ConfigFault,
@@ -61,10 +67,12 @@ from ares_p2p.errors import (
     InternalFault,
     NetworkFault,
     NodeDied,
+    NotAnAuditor,
 )
 from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.records import Records
+from ares_p2p.rounds.audits import AUDITOR_ROLE
 from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
 from ares_p2p.training.lora_spec import LoraSpec, save_adapter
 from ares_p2p.training.state import decode_snapshot
@@ -95,16 +103,22 @@ class Engine:
     activity: str = ""  # what the running phase is at, for people
     failure: str = ""
     _audits: AuditQueue | None = None
+    _assignments: Assignments | None = None
+    _reception: Reception | None = None
     _cycle: RunningCycle | None = None
-    _looks: set[asyncio.Task[None]] = field(default_factory=set)
+    _watch: PoisonWatch | None = None
 
     async def handle(self, envelope: Envelope, remote: PeerId) -> Envelope:
-        """Answer a peer: take its commit, or note that it is there.
+        """Answer a peer: take its commit or its audit report, or note that it is there.
 
         Raises: PeerFault: why it is refused. CoordinatorAway: no rounds are running just now.
         """
         if class_of(envelope) is PeerStatus:
             return await self._announced(envelope, remote)
+        if class_of(envelope) is AuditReport:
+            if self._reception is None:
+                raise CoordinatorAway("no cycle is running just now")
+            return await self._reception.take(envelope, remote)
         if self.desk is None:
             raise CoordinatorAway("no rounds are running just now")
         return await self.desk.take(envelope, remote)
@@ -121,7 +135,20 @@ class Engine:
                 gpu=status.device.startswith("cuda"),
                 software=status.software,
             )
+        if status.role == AUDITOR_ROLE:
+            await self._check_may_audit(peer)
         return self.herald.receipt(envelope)
+
+    async def _check_may_audit(self, peer: PeerId) -> None:
+        """Tell an auditor at once that nobody will ask it.
+
+        Raises: NotAnAuditor.
+        """
+        if self._assignments is None:
+            return
+        why = await self._assignments.why_not(peer)
+        if why:
+            raise NotAnAuditor(f"this peer may not audit: {why}")
 
     async def run(self, *, cycles: int) -> None:
         """Run `cycles` more cycles, or the rest of a running one and then as many less one.
@@ -140,9 +167,8 @@ class Engine:
 
     async def close(self) -> None:
         """Let go of what runs beside the phases."""
-        for look in self._looks:
-            look.cancel()
-        await asyncio.gather(*self._looks, return_exceptions=True)
+        if self._watch is not None:
+            await self._watch.close()
         await self.worker.close()
 
     async def _current_or_new(self) -> CycleRow:
@@ -158,7 +184,7 @@ class Engine:
             now_ms=self.clock.now_ms(),
             secret_seed=secrets.token_bytes(32),
             assignment_key=self._assignment_key(number),
-            params_json=self.settings.model_dump_json(exclude={"network"}),
+            params_json=self.settings.model_dump_json(exclude={"network", "database"}),
         )
 
     def _assignment_key(self, cycle: int) -> bytes:
@@ -311,9 +337,26 @@ class Engine:
         await self.herald.patiently(lambda: self._publish_shards(row), what="shards")
         latest = await self.db.call(self.db.store.latest_round, row.cycle)
         await self.herald.republish(row.cycle, from_round=latest.round - 1 if latest else 0)
-        self._audits = AuditQueue(cycle, self.herald, self.db, self.blobs, self.worker, self.clock)
+        self._audits = AuditQueue(
+            cycle,
+            self.herald,
+            self.db,
+            self.blobs,
+            self.worker,
+            self.clock,
+            reports=self._auditor_reports(cycle),
+        )
         self._cycle = cycle
         return cycle
+
+    def _auditor_reports(self, cycle: RunningCycle) -> AuditorReports:
+        """Return what auditor peers report in a cycle, and take their reports from now on."""
+        tiers = TierBook(self.db, self.clock, rules_of(self.settings.credit))
+        self._assignments = Assignments(
+            cycle, self.herald, self.db, self.clock, self.presence, tiers
+        )
+        self._reception = Reception(cycle, self.herald, self.db, self.clock)
+        return AuditorReports(cycle, self._assignments, since_ms=self.clock.now_ms())
 
     async def _load_worker(self, cycle: RunningCycle) -> None:
         folder = self.files.dataset(cycle.number)
@@ -338,7 +381,11 @@ class Engine:
     async def _train(self, row: CycleRow) -> None:
         cycle = await self._running(row)
         assert self._audits is not None
-        self.desk = CommitDesk(cycle, self.herald, self.db, self.clock)
+        self.desk = CommitDesk(
+            cycle, self.herald, self.db, self.clock, seating=self._seating(cycle)
+        )
+        decoys = self._decoys(cycle, self.desk)
+        watch = self._watch = self._poison_watch(cycle)
         self.keeper = RoundKeeper(
             desk=self.desk,
             cycle=cycle,
@@ -350,16 +397,55 @@ class Engine:
             presence=self.presence,
             round_finished=self._round_finished,
             paused=self.paused,
+            watch=watch,
+            decoys=decoys,
         )
         audits = asyncio.create_task(self._audit_forever(self._audits), name="audits")
         try:
+            await watch.resume()
             await self.keeper.run()
+            await watch.drain()
         finally:
-            self.keeper = self.desk = None
+            self.keeper = self.desk = self._watch = None
+            await watch.close()
+            await decoys.close()
             audits.cancel()
             await asyncio.gather(audits, return_exceptions=True)
-        await asyncio.gather(*self._looks, return_exceptions=True)
         await self._advance(row, next_phase(row.phase))
+
+    def _poison_watch(self, cycle: RunningCycle) -> PoisonWatch:
+        categories = [item.category for item in load_rows(self.files, cycle.number, "eval")]
+        return PoisonWatch(
+            cycle,
+            self.db,
+            self.blobs,
+            self.worker,
+            self.clock,
+            indices=spread_indices(categories, self.settings.rounds.held_out_examples),
+            folder=self.files.scratch,
+        )
+
+    def _decoys(self, cycle: RunningCycle, desk: CommitDesk) -> Decoys:
+        assert self._assignments is not None
+        return Decoys(
+            cycle,
+            self.herald.network_id,
+            self.db,
+            self.blobs,
+            self.records,
+            self.worker,
+            self.clock,
+            desk,
+            self._assignments,
+            folder=self.files.scratch,
+        )
+
+    def _seating(self, cycle: RunningCycle) -> Seating:
+        def waiting() -> set[PeerId]:
+            return self.presence.working_on(cycle.number, now_ms=self.clock.now_ms())
+
+        book = TierBook(self.db, self.clock, rules_of(self.settings.credit))
+        return Seating(book, cycle.config.limits.max_peers_per_round, waiting)
 
     async def _audit_forever(self, audits: AuditQueue) -> None:
         """Audit beside the rounds; a fault there is told and tried again, never stops a round."""
@@ -372,22 +458,8 @@ class Engine:
 
     async def _round_finished(self, row: RoundRow, state: Digest) -> None:
         await self._event("round", cycle=row.cycle, round=row.round, state=state.hex())
-        if (row.round + 1) % self.settings.rounds.held_out_every == 0:
-            look = asyncio.create_task(self._look_at(row, self.blobs.store.path(state)))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
-
-    async def _look_at(self, row: RoundRow, snapshot: Path) -> None:
-        """Note the held-out loss after a round; skipped when looks pile up."""
-        if len(self._looks) > 3:
-            return
-        categories = [item.category for item in load_rows(self.files, row.cycle, "eval")]
-        indices = spread_indices(categories, self.settings.rounds.held_out_examples)
-        with contextlib.suppress(AresError):
-            answer = await self.worker.evaluate(state=snapshot, indices=indices, urgent=True)
-            loss = losses_of(answer).mean
-            await self.db.call(self.db.store.set_held_out_loss, row.cycle, row.round, loss)
-            log.info("held_out", round=row.round, loss=round(loss, 4))
+        if self._watch is not None:
+            self._watch.begin(row, state)
 
     # --- what came of it -----------------------------------------------------------------------
 
@@ -469,7 +541,7 @@ class Engine:
         assert self._audits is not None
         await self._audits.drain()
         await self._event("cycle-complete", cycle=row.cycle, promoted=row.promoted)
-        self._cycle = self._audits = None
+        self._cycle = self._audits = self._assignments = self._reception = None
         await self._advance(row, next_phase(row.phase))
 
 

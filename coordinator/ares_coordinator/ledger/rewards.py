@@ -1,29 +1,18 @@
-"""The price of work: ten credits are one reference GPU-hour, expressed in tokens.
+"""The price of work as the coordinator's modules import it, and credits for people.
 
-All arithmetic is in integers. A reward is rounded down to the micro-credit, so that work split
-into many pieces never earns more than the same work in one.
-
-Source: docs/adr/0001, credit.
+The price itself is in the library (`ares_p2p.proofs.price`): a volunteer's own check computes
+with the very same function.
 """
 
 from __future__ import annotations
 
-UCREDITS_PER_CREDIT = 1_000_000
-CREDITS_PER_REFERENCE_HOUR = 10
+from ares_p2p.proofs.price import (
+    CREDITS_PER_REFERENCE_HOUR,
+    UCREDITS_PER_CREDIT,
+    reward_ucredits,
+)
 
-
-def reward_ucredits(tokens: int, *, reference_tokens_per_hour: int) -> int:
-    """Return what training on `tokens` is worth, in micro-credits, rounded down.
-
-    Args:
-        tokens: trained tokens, not negative.
-        reference_tokens_per_hour: of the cycle's config: tokens worth ten credits, positive.
-    Raises: ValueError: an argument outside its range.
-    """
-    if tokens < 0 or reference_tokens_per_hour <= 0:
-        raise ValueError(f"{tokens} tokens at {reference_tokens_per_hour} per reference hour")
-    hour = CREDITS_PER_REFERENCE_HOUR * UCREDITS_PER_CREDIT
-    return tokens * hour // reference_tokens_per_hour
+__all__ = ["CREDITS_PER_REFERENCE_HOUR", "UCREDITS_PER_CREDIT", "credits_of", "reward_ucredits"]
 
 
 def credits_of(ucredits: int) -> float:

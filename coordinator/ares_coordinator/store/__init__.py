@@ -6,6 +6,8 @@
     migrations          Alembic revisions, run by `revisions`; opening a store runs them
     connect             where the database is, and the engine: `connect_sqlite`, `connect_postgres`
     faults              what the database and its driver raise, as faults of ours
+    decay, projection   totals and standings, kept up to date posting by posting; pure
+    snapshot            one moment of a database, to be read only: for checks and exports
     sql_*, sql          the protocol over SQL, one module per part; `sql.open_store` is the entry
     admin, transfer     what `ares-coordinator db` does: look, bring up to date, move to PostgreSQL
     thread              one thread that owns the connection, awaited from the event loop

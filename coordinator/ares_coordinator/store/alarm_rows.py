@@ -24,6 +24,15 @@ class AlarmRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOutRow:
+    """A contribution that made the model worse and does not count (any more)."""
+
+    round: int
+    peer: PeerId
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CorrectionRow:
     """One contribution of a corrected round: what it counted, and what it counts now."""
 

@@ -74,6 +74,15 @@ class AuditorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TallyRow:
+    """How many tasks of an auditor ended in one way."""
+
+    auditor: PeerId
+    result: AuditResult | None  # None: not decided yet
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecoyRow:
     """A forged contribution of ours in one round, and the identity that hands it in."""
 

@@ -17,6 +17,7 @@ from typing import Protocol, TypedDict, Unpack
 
 from ares_coordinator.store.base_auditors import AuditorStore
 from ares_coordinator.store.base_corrections import CorrectionStore
+from ares_coordinator.store.base_requests import RequestStore
 from ares_coordinator.store.base_work import CreditStore, RoundStore
 from ares_coordinator.store.rows import (
     CyclePhase,
@@ -188,7 +189,14 @@ class ReportStore(Protocol):
 
 
 class Store(
-    CycleStore, RoundStore, CorrectionStore, AuditorStore, CreditStore, ReportStore, Protocol
+    CycleStore,
+    RoundStore,
+    CorrectionStore,
+    AuditorStore,
+    CreditStore,
+    ReportStore,
+    RequestStore,
+    Protocol,
 ):
     """The whole store."""
 

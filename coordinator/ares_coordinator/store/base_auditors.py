@@ -14,6 +14,7 @@ from ares_coordinator.store.auditor_rows import (
     DecoyRow,
     ReportResult,
     RulingRow,
+    TallyRow,
 )
 from ares_coordinator.store.rows import RecordRow
 from ares_p2p.domain import Posting, PostingState
@@ -40,6 +41,10 @@ class AuditorStore(Protocol):
 
     def newest_assignments(self, auditor: PeerId, limit: int) -> tuple[AssignmentRow, ...]:
         """Return an auditor's decided tasks, the newest first."""
+        ...
+
+    def audit_tallies(self) -> tuple[TallyRow, ...]:
+        """Return how the tasks of every auditor ended, by auditor."""
         ...
 
     def take_report(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow
+from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow, TakenOutRow
 
 
 class CorrectionStore(Protocol):
@@ -44,6 +44,6 @@ class CorrectionStore(Protocol):
         """Return what a round's contributions count since it was corrected, by commit digest."""
         ...
 
-    def corrections_of_cycle(self, cycle: int) -> tuple[CorrectionRow, ...]:
-        """Return the contributions of a cycle that corrections took out, oldest round first."""
+    def taken_out(self, cycle: int) -> tuple[TakenOutRow, ...]:
+        """Return what alarms took out: by a correction, or before the last round was signed."""
         ...

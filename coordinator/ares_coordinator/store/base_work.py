@@ -16,6 +16,7 @@ from ares_coordinator.store.credit_rows import (
     SealRow,
     StandingRow,
     StandingsRow,
+    TierCountRow,
     TotalsRow,
     WorkerRow,
     WorkRow,
@@ -36,6 +37,7 @@ from ares_coordinator.store.rows import (
     VerdictRow,
 )
 from ares_p2p.domain import Posting, PostingKind
+from ares_p2p.errors import PeerFault
 from ares_p2p.ids import Digest, PeerId
 
 MAX_REFUSALS_PER_PEER = 16  # rows (codes) per peer and round; further codes are dropped
@@ -101,10 +103,6 @@ class RoundStore(Protocol):
         """
         ...
 
-    def set_held_out_loss(self, cycle: int, round_number: int, loss: float) -> None:
-        """Note the held-out loss of the state that a round led to."""
-        ...
-
     def current_round(self, cycle: int) -> RoundRow | None:
         """Return the round that is open or closed but not aggregated, if there is one."""
         ...
@@ -130,6 +128,16 @@ class RoundStore(Protocol):
             CommitLate: the round is closed.
             CommitReplayed: another peer, or this one in another round, handed it in.
             Equivocation: the peer committed to something else; both envelopes are kept.
+        """
+        ...
+
+    def add_commits(
+        self, commits: Sequence[tuple[CommitRow, RecordRow | None]]
+    ) -> tuple[CommitResult | PeerFault, ...]:
+        """Store many commits with their acks, in one transaction; one after another, as they stand.
+
+        Returns: of each what `add_commit` would return, or the fault that it would raise: one
+            that is refused keeps no other one out.
         """
         ...
 
@@ -168,7 +176,7 @@ class RoundStore(Protocol):
         ...
 
     def order_audit(self, commit_sha256: Digest, *, reason: DrawReason, now_ms: int) -> bool:
-        """Have a contribution audited that the lottery left out.
+        """Have a contribution of the running cycle audited that the lottery left out.
 
         A round that is not settled waits for it; of a settled one it may take the credit back.
         The caller knows that contribution and state are still held: without them it ends void.
@@ -311,6 +319,10 @@ class CreditStore(Protocol):
         """Return a worker's postings in the order of their ids."""
         ...
 
+    def newest_postings(self, worker: PeerId, limit: int) -> tuple[Posting, ...]:
+        """Return a worker's postings, the newest first."""
+        ...
+
     def postings_of_round(self, cycle: int, round_number: int) -> tuple[Posting, ...]:
         """Return the postings about a round's work, in the order of their ids."""
         ...
@@ -378,8 +390,11 @@ class CreditStore(Protocol):
         """
         ...
 
-    def tier_inputs(self) -> tuple[tuple[int, int], ...]:
-        """Return (settled micro-credits, passed audits of GPU work) of every worker."""
+    def tier_counts(self, minimums: Sequence[int]) -> tuple[TierCountRow, ...]:
+        """Return how many workers reached which of these settled micro-credits.
+
+        Whether their work on a GPU was audited is told for those above zero only.
+        """
         ...
 
     def recent_work(self, peer: PeerId, limit: int) -> tuple[WorkRow, ...]:

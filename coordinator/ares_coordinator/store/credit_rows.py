@@ -60,6 +60,15 @@ class CountsRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TierCountRow:
+    """How many workers have settled at least `minimum_ucredits`, and less than the next one."""
+
+    minimum_ucredits: int
+    audited_gpu: bool
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class StandingRow:
     """A worker's place in the leaderboard."""
 

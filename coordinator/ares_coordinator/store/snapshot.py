@@ -7,7 +7,7 @@ version of this program writes comes back as `Unreadable`, so that a check can n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -20,8 +20,8 @@ from ares_coordinator.store.credit_rows import HeadRow, StandingsRow, TotalsRow,
 from ares_coordinator.store.faults import database_faults
 from ares_coordinator.store.revisions import check_newest
 from ares_coordinator.store.sql import SqlStore
-from ares_coordinator.store.sql_base import to_row
-from ares_p2p.domain import Posting
+from ares_coordinator.store.sql_base import fetch_one, to_row
+from ares_p2p.domain import AuditOutcome, Posting
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import Digest, PeerId
 
@@ -126,6 +126,41 @@ class Snapshot(SqlStore):
                 for (position,) in connection.execute(query.order_by(c.position).limit(left)).all():
                     left -= 1
                     yield level, position
+
+    def head_of_round(self, cycle: int, round_number: int) -> HeadRow | None:
+        """Return the signed head that a round's settlement sealed."""
+        with self._read() as connection:
+            return fetch_one(connection, HeadRow, t.log_heads, cycle=cycle, round=round_number)
+
+    def wrong_gpu_passes(self) -> tuple[tuple[PeerId, int, int], ...]:
+        """Return (worker, stored, counted) where `gpu_passes` is not what the audits say."""
+        a, work, w = t.audits.c, t.contributions.c, t.workers.c
+        passed = (
+            select(a.peer, func.count().label("passes"))
+            .join_from(t.audits, t.contributions, work.commit_sha256 == a.commit_sha256)
+            .where(a.outcome == str(AuditOutcome.PASS), work.gpu == 1)
+            .group_by(a.peer)
+            .subquery()
+        )
+        counted = func.coalesce(passed.c.passes, 0)
+        query = (
+            select(w.peer, w.gpu_passes, counted.label("counted"))
+            .join_from(t.workers, passed, passed.c.peer == w.peer, isouter=True)
+            .where(w.gpu_passes != counted)
+            .order_by(w.peer)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return tuple((PeerId(peer), int(stored), int(count)) for peer, stored, count in rows)
+
+    def streaks_drawn(self, commits: Collection[Digest]) -> dict[Digest, int]:
+        """Return the streak by which the lottery drew each of these commits, if it did."""
+        c = t.lottery.c
+        with self._read() as connection:
+            rows = connection.execute(
+                select(c.commit_sha256, c.streak).where(c.commit_sha256.in_(commits))
+            )
+            return {row.commit_sha256: row.streak for row in rows}
 
     def counts_of_ledger(self) -> tuple[int, int, int]:
         """Return how many postings, workers with postings and rounds there are."""

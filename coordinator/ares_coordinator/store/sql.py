@@ -8,6 +8,7 @@ from ares_coordinator.store.connect import connect
 from ares_coordinator.store.revisions import check_newest, migrate
 from ares_coordinator.store.sql_auditors import SqlAuditors
 from ares_coordinator.store.sql_audits import SqlAudits
+from ares_coordinator.store.sql_commits import SqlCommits
 from ares_coordinator.store.sql_corrections import SqlCorrections
 from ares_coordinator.store.sql_credit import SqlCredit
 from ares_coordinator.store.sql_cycles import SqlCycles
@@ -15,6 +16,7 @@ from ares_coordinator.store.sql_log import SqlLog
 from ares_coordinator.store.sql_lottery import SqlLottery
 from ares_coordinator.store.sql_refusals import SqlRefusals
 from ares_coordinator.store.sql_reports import SqlReports
+from ares_coordinator.store.sql_requests import SqlRequests
 from ares_coordinator.store.sql_rounds import SqlRounds
 from ares_coordinator.store.sql_standings import SqlStandings
 
@@ -22,6 +24,7 @@ from ares_coordinator.store.sql_standings import SqlStandings
 class SqlStore(
     SqlCycles,
     SqlRounds,
+    SqlCommits,
     SqlRefusals,
     SqlLottery,
     SqlAudits,
@@ -31,6 +34,7 @@ class SqlStore(
     SqlLog,
     SqlStandings,
     SqlReports,
+    SqlRequests,
 ):
     """Implements `ares_coordinator.store.base.Store`; to be used by the thread that opened it."""
 

@@ -15,6 +15,7 @@ from ares_coordinator.store.auditor_rows import (
     DecoyRow,
     ReportResult,
     RulingRow,
+    TallyRow,
 )
 from ares_coordinator.store.rows import RecordRow
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
@@ -70,6 +71,13 @@ class SqlAuditors(SqlBase):
         query = select(t.audit_assignments).where(c.auditor == auditor, c.result.is_not(None))
         order = (c.deadline_ms.desc(), c.commit_sha256)
         return self._rows(AssignmentRow, query.order_by(*order).limit(limit))
+
+    def audit_tallies(self) -> tuple[TallyRow, ...]:
+        c = t.audit_assignments.c
+        query = select(c.auditor, c.result, func.count().label("tasks"))
+        query = query.group_by(c.auditor, c.result).order_by(c.auditor, c.result)
+        with self._read() as connection:
+            return tuple(to_row(TallyRow, row) for row in connection.execute(query))
 
     def take_report(
         self,

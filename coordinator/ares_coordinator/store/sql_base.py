@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, and_, insert, select, update
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 R = TypeVar("R", bound="DataclassInstance")
+V = TypeVar("V")
+MAX_IN = 500  # values; with four columns each, far below what both databases take
 
 
 def _keep(value: Any) -> Any:
@@ -123,3 +126,16 @@ def update_row(
 
 def _equals(table: Table, key: dict[str, Any]) -> Any:
     return and_(*(table.c[name] == to_value(value) for name, value in key.items()))
+
+
+def batches(values: Iterable[V]) -> Iterator[list[V]]:
+    """Yield values in lists that fit into one IN of either database."""
+    rest = iter(values)
+    while batch := list(islice(rest, MAX_IN)):
+        yield batch
+
+
+def insert_all(connection: Connection, table: Table, rows: Sequence[DataclassInstance]) -> None:
+    """Insert dataclasses with one statement."""
+    if rows:
+        connection.execute(insert(table), [to_values(row) for row in rows])

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select
 
 from ares_coordinator.store import tables as t
-from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow
+from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow, TakenOutRow
 from ares_coordinator.store.rows import DrawReason, RoundRow, RoundState
-from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, update_row
+from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
 from ares_coordinator.store.sql_lottery import order_audit
 from ares_p2p.errors import InternalFault, PoisonFound
+
+
+def _place(row: TakenOutRow) -> tuple[int, str]:
+    return row.round, row.peer
 
 
 class SqlCorrections(SqlBase):
@@ -67,7 +71,13 @@ class SqlCorrections(SqlBase):
             CorrectionRow, t.corrections, cycle, round_number, order="commit_sha256"
         )
 
-    def corrections_of_cycle(self, cycle: int) -> tuple[CorrectionRow, ...]:
-        c = t.corrections.c
-        query = select(t.corrections).where(c.cycle == cycle, c.code == PoisonFound.code)
-        return self._rows(CorrectionRow, query.order_by(c.round, c.commit_sha256))
+    def taken_out(self, cycle: int) -> tuple[TakenOutRow, ...]:
+        corrected, at_once = (
+            select(table.c.round, table.c.peer, table.c.message).where(
+                table.c.cycle == cycle, table.c.code == PoisonFound.code
+            )
+            for table in (t.corrections, t.contributions)
+        )
+        with self._read() as connection:
+            rows = [*connection.execute(corrected), *connection.execute(at_once)]
+        return tuple(sorted((to_row(TakenOutRow, row) for row in rows), key=_place))

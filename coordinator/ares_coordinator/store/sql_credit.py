@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TypeVar
 
 from sqlalchemy import Connection, Table, and_, bindparam, case, insert, or_, select, tuple_, update
@@ -17,7 +16,15 @@ from sqlalchemy import Connection, Table, and_, bindparam, case, insert, or_, se
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.credit_rows import StandingsRow, TotalsRow, WorkerRow
 from ares_coordinator.store.projection import Place, Projection, Work, new_standing, work_of
-from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, to_values
+from ares_coordinator.store.sql_base import (
+    SqlBase,
+    batches,
+    fetch_one,
+    insert_all,
+    insert_row,
+    to_row,
+    to_values,
+)
 from ares_coordinator.store.sql_nodes import append_leaves, log_size
 from ares_p2p.crypto.merkle import leaf_hash
 from ares_p2p.domain import AuditOutcome, Posting, PostingKind, PostingState
@@ -26,9 +33,7 @@ from ares_p2p.ids import Digest, PeerId
 from ares_p2p.proofs.ledger import leaf_of
 
 RANK = case({str(state): state.rank for state in PostingState}, value=t.postings.c.state)
-BATCH = 500  # values in one IN: with three columns, far below what both databases take
 K = TypeVar("K")
-V = TypeVar("V")
 
 
 def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
@@ -43,7 +48,7 @@ def append_postings(connection: Connection, postings: Sequence[Posting]) -> int:
     projection = Projection(_highest(connection, stored), dict(totals), dict(standings))
     for worker, first_seen_ms in _first_seen(connection, stored, without=standings):
         projection.standings[worker] = new_standing(worker, first_seen_ms)
-    connection.execute(insert(t.postings), [to_values(posting) for posting in stored])
+    insert_all(connection, t.postings, stored)
     append_leaves(connection, size, [leaf_hash(leaf_of(posting)) for posting in stored])
     projection.add_all(stored)
     _save(connection, t.worker_totals, projection.totals, before=totals)
@@ -57,7 +62,7 @@ def _unknown(connection: Connection, postings: Sequence[Posting]) -> list[Postin
     Raises: InternalFault: a key that is stored, or comes twice, with other content.
     """
     known: dict[str, Posting] = {}
-    for batch in _batches({posting.key for posting in postings}):
+    for batch in batches({posting.key for posting in postings}):
         query = select(t.postings).where(t.postings.c.key.in_(batch))
         known |= {row.key: to_row(Posting, row) for row in connection.execute(query)}
     new = []
@@ -81,17 +86,11 @@ def _content(posting: Posting) -> Posting:
     return replace(posting, id=0, at_ms=0, code="" if void else posting.code)
 
 
-def _batches(values: Collection[V]) -> Iterator[list[V]]:
-    rest = iter(values)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
-
-
 def _highest(connection: Connection, postings: Sequence[Posting]) -> dict[Work, Posting]:
     """Return the posting that decides so far, of every piece of work that has one."""
     found: dict[Work, Posting] = {}
     c = t.postings.c
-    for batch in _batches({work_of(posting) for posting in postings}):
+    for batch in batches({work_of(posting) for posting in postings}):
         values = [(worker, str(kind), commit) for worker, kind, commit in batch]
         same = tuple_(c.worker, c.kind, c.commit_sha256).in_(values)
         query = select(t.postings).where(same).order_by(RANK, c.id.desc())
@@ -104,7 +103,7 @@ def _highest(connection: Connection, postings: Sequence[Posting]) -> dict[Work, 
 def _stored_totals(connection: Connection, postings: Sequence[Posting]) -> dict[Place, TotalsRow]:
     found: dict[Place, TotalsRow] = {}
     c = t.worker_totals.c
-    for batch in _batches({(posting.worker, str(posting.kind)) for posting in postings}):
+    for batch in batches({(posting.worker, str(posting.kind)) for posting in postings}):
         query = select(t.worker_totals).where(tuple_(c.worker, c.kind).in_(batch))
         rows = (to_row(TotalsRow, row) for row in connection.execute(query))
         found |= {(row.worker, row.kind): row for row in rows}
@@ -115,7 +114,7 @@ def _stored_standings(
     connection: Connection, postings: Sequence[Posting]
 ) -> dict[PeerId, StandingsRow]:
     found: dict[PeerId, StandingsRow] = {}
-    for batch in _batches({posting.worker for posting in postings}):
+    for batch in batches({posting.worker for posting in postings}):
         query = select(t.standings).where(t.standings.c.worker.in_(batch))
         rows = (to_row(StandingsRow, row) for row in connection.execute(query))
         found |= {row.worker: row for row in rows}
@@ -126,7 +125,7 @@ def _first_seen(
     connection: Connection, postings: Sequence[Posting], *, without: Collection[PeerId]
 ) -> Iterator[tuple[PeerId, int]]:
     c = t.workers.c
-    for batch in _batches({posting.worker for posting in postings} - set(without)):
+    for batch in batches({posting.worker for posting in postings} - set(without)):
         query = select(c.peer, c.first_seen_ms).where(c.peer.in_(batch))
         yield from ((row.peer, row.first_seen_ms) for row in connection.execute(query))
 
@@ -191,6 +190,11 @@ class SqlCredit(SqlBase):
         c = t.postings.c
         query = select(t.postings).where(c.worker == worker, c.id > after_id)
         return self._rows(Posting, query.order_by(c.id).limit(limit))
+
+    def newest_postings(self, worker: PeerId, limit: int) -> tuple[Posting, ...]:
+        c = t.postings.c
+        query = select(t.postings).where(c.worker == worker).order_by(c.id.desc()).limit(limit)
+        return self._rows(Posting, query)
 
     def postings_of_round(self, cycle: int, round_number: int) -> tuple[Posting, ...]:
         return self._of_round(Posting, t.postings, cycle, round_number, order="id")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, and_, insert, or_, select, tuple_, update
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.base import CycleFields
 from ares_coordinator.store.rows import TERMINAL_PHASES, CyclePhase, CycleRow, MetaKey, RecordRow
 from ares_coordinator.store.sql_base import (
     SqlBase,
+    batches,
     fetch_one,
+    insert_all,
     insert_row,
     to_row,
     to_values,
@@ -26,15 +28,29 @@ ROUND_KINDS = ("plan", "commits", "manifest", "audits", "settlement")
 
 def save_records(connection: Connection, records: Sequence[RecordRow]) -> None:
     """Store records inside a transaction of the caller; see `CycleStore.save_record`."""
+    c = t.records.c
+    known: dict[tuple[str, int, int, str], bytes] = {}
+    for batch in batches([_place(record) for record in records]):
+        query = select(t.records).where(tuple_(c.kind, c.cycle, c.round, c.peer).in_(batch))
+        for row in connection.execute(query):
+            stored = to_row(RecordRow, row)
+            known[_place(stored)] = stored.envelope
+    new = []
     for record in records:
-        stored = _stored(connection, record)
-        if stored is None:
-            insert_row(connection, t.records, record)
-        elif stored.envelope != record.envelope:
+        place = _place(record)
+        if place not in known:
+            known[place] = record.envelope
+            new.append(record)
+        elif known[place] != record.envelope:
             raise InternalFault(
                 f"record {record.kind} of cycle {record.cycle} round {record.round} is signed "
                 "already, with other content"
             )
+    insert_all(connection, t.records, new)
+
+
+def _place(record: RecordRow) -> tuple[str, int, int, str]:
+    return (record.kind, record.cycle, record.round, record.peer)
 
 
 def renew_record(connection: Connection, record: RecordRow) -> bool:

@@ -12,7 +12,6 @@ from sqlalchemy import (
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.rows import (
-    CommitResult,
     CommitRow,
     ContributionRow,
     EquivocationRow,
@@ -23,11 +22,11 @@ from ares_coordinator.store.rows import (
     RoundState,
 )
 from ares_coordinator.store.sql_base import SqlBase, fetch_one, insert_row, to_row, update_row
-from ares_coordinator.store.sql_credit import append_postings, see_worker
+from ares_coordinator.store.sql_credit import append_postings
 from ares_coordinator.store.sql_cycles import renew_record, save_records
 from ares_coordinator.store.sql_lottery import save_lottery
 from ares_p2p.domain import EntryStatus, Posting
-from ares_p2p.errors import CommitLate, CommitReplayed, Equivocation, InternalFault, UnknownRound
+from ares_p2p.errors import InternalFault
 from ares_p2p.ids import Digest
 
 SETTLEMENT_KIND = "settlement"  # of the records
@@ -151,11 +150,6 @@ class SqlRounds(SqlBase):
             save_records(connection, records)
             return True
 
-    def set_held_out_loss(self, cycle: int, round_number: int, loss: float) -> None:
-        with self._write() as connection:
-            key = {"cycle": cycle, "round": round_number}
-            update_row(connection, t.rounds, key, {"held_out_loss": loss})
-
     def current_round(self, cycle: int) -> RoundRow | None:
         latest = self.latest_round(cycle)
         return None if latest is None or latest.state == RoundState.AGGREGATED else latest
@@ -199,48 +193,6 @@ class SqlRounds(SqlBase):
         )
         with self._read() as connection:
             return tuple(to_row(RoundCounts, row) for row in connection.execute(query))
-
-    def add_commit(self, commit: CommitRow, *, ack: RecordRow | None = None) -> CommitResult:
-        with self._write() as connection:
-            result = self._take_commit(connection, commit, ack)
-        if result is None:  # raised after the transaction, which keeps the evidence
-            raise Equivocation(
-                f"{commit.peer} committed to something else in round {commit.round} "
-                f"of cycle {commit.cycle}"
-            )
-        return result
-
-    def _take_commit(
-        self, connection: Connection, commit: CommitRow, ack: RecordRow | None
-    ) -> CommitResult | None:
-        key = {"cycle": commit.cycle, "round": commit.round, "peer": commit.peer}
-        stored = fetch_one(connection, CommitRow, t.commits, **key)
-        if stored is not None:
-            if stored.commit_sha256 == commit.commit_sha256:
-                return CommitResult.DUPLICATE
-            if fetch_one(connection, EquivocationRow, t.equivocations, **key) is None:
-                evidence = EquivocationRow(
-                    commit.cycle,
-                    commit.round,
-                    commit.peer,
-                    first_envelope=stored.envelope,
-                    second_envelope=commit.envelope,
-                    seen_ms=commit.received_ms,
-                )
-                insert_row(connection, t.equivocations, evidence)
-            return None
-        same = {"commit_sha256": commit.commit_sha256}
-        if fetch_one(connection, CommitRow, t.commits, **same) is not None:
-            raise CommitReplayed(f"commit {commit.commit_sha256.hex()[:12]} is another peer's")
-        target = _round(connection, commit.cycle, commit.round)
-        if target is None:
-            raise UnknownRound(f"there is no round {commit.round} of cycle {commit.cycle}")
-        if target.state != RoundState.OPEN:
-            raise CommitLate(f"round {commit.round} of cycle {commit.cycle} is closed")
-        see_worker(connection, commit.peer, commit.received_ms)
-        insert_row(connection, t.commits, commit)
-        save_records(connection, () if ack is None else (ack,))
-        return CommitResult.NEW
 
     def commits(self, cycle: int, round_number: int) -> tuple[CommitRow, ...]:
         return self._of_round(CommitRow, t.commits, cycle, round_number, order="commit_sha256")

@@ -12,6 +12,7 @@ from ares_coordinator.store.credit_rows import (
     CountsRow,
     StandingRow,
     StandingsRow,
+    TierCountRow,
     WorkRow,
 )
 from ares_coordinator.store.decay import NO_SCORE
@@ -117,16 +118,25 @@ class SqlStandings(SqlBase):
             rows = connection.execute(query)
             return dict.fromkeys(auditors, 0) | {row.worker: row.streak for row in rows}
 
-    def tier_inputs(self) -> tuple[tuple[int, int], ...]:
-        w, c = t.workers.c, t.worker_totals.c
-        settled = func.coalesce(func.sum(c.settled_ucredits), 0)
-        query = (
-            select(settled, w.gpu_passes)
-            .join_from(t.workers, t.worker_totals, c.worker == w.peer, isouter=True)
-            .group_by(w.peer)
-        )
+    def tier_counts(self, minimums: Sequence[int]) -> tuple[TierCountRow, ...]:
+        w, c = t.workers.c, t.standings.c
+        rising = sorted(minimum for minimum in set(minimums) if minimum > 0)
+        found: list[TierCountRow] = []
         with self._read() as connection:
-            return tuple((int(row[0]), int(row[1])) for row in connection.execute(query))
+            everybody = connection.execute(select(func.count()).select_from(t.workers)).scalar_one()
+            if rising:
+                whens = [(c.settled_ucredits >= minimum, minimum) for minimum in reversed(rising)]
+                minimum = case(*whens, else_=0).label("minimum_ucredits")
+                audited = case((w.gpu_passes > 0, 1), else_=0).label("audited_gpu")
+                query = (
+                    select(minimum, audited, func.count().label("workers"))
+                    .join_from(t.standings, t.workers, w.peer == c.worker)
+                    .where(c.settled_ucredits >= rising[0])  # from an index: few have so much
+                    .group_by(minimum, audited)
+                )
+                found += [to_row(TierCountRow, row) for row in connection.execute(query)]
+        rest = everybody - sum(row.workers for row in found)
+        return (TierCountRow(0, audited_gpu=False, workers=rest), *found)
 
     def recent_work(self, peer: PeerId, limit: int) -> tuple[WorkRow, ...]:
         c, work, a, p = t.commits.c, t.contributions.c, t.audits.c, t.postings.c
