@@ -4,9 +4,10 @@
 
 Real rounds on the shipped base, in one process: local steps, codec, robust mean, outer step, and
 a look at the same held-out examples after every one. After every few rounds the same round is
-played once more with one poisoner beside the honest peers: gradient ascent in the B matrices, as far
-as the bounds of a contribution let it, and honest in the A matrices, so that half of the votes are
-for it. It is thrown away again; the honest run goes on. The thresholds are those of
+played again with one and with two poisoners beside the honest peers: gradient ascent in the B
+matrices, with the honest optimizer and so within its reach, and honest in the A matrices, so that
+half of the votes are for it. (Longer ones, and ones cut to the longest that is not clipped, cost
+less.) That is thrown away; the honest run goes on. The thresholds are those of
 `ares_coordinator.alarm.noise`.
 """
 
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ares_coordinator.alarm.noise import Losses, change_between, is_alarming, is_mended
@@ -44,8 +44,7 @@ from ares_p2p.training.state import TrainingState, initial_state
 BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 EXAMPLES_PER_CATEGORY = 120
 LOOK_AT = 128
-REACH_USED = 0.95  # of what local steps can reach: more is refused
-LENGTH = 1.4  # of honest work: twice the median is scaled down
+POISONERS = 2
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class Ground:
 
     rig: TrainingRig
     peers: list[PeerId]
-    poisoner: PeerId
+    poisoners: list[PeerId]
     held_out: object
     indices: list[int]
 
@@ -100,20 +99,14 @@ class Ground:
         used = [(vector, one.value) for vector, one in zip(sent, coefficients, strict=True)]
         return next_state(state, used, self.rig.config.training)
 
-    def poison(self, state: TrainingState) -> Vector:
-        """Return the poisoner's update."""
-        training, layout = self.rig.config.training, self.rig.layout
-        sent = self.update(state, self.poisoner, lr=training.inner_lr)
-        length = LENGTH * float(np.linalg.norm(sent))
-        steps, beta2 = training.max_steps, training.beta2
-        reach = REACH_USED * reach_of(steps, lr=training.inner_lr, beta2=beta2)
-        ascent = self.update(state, self.poisoner, lr=-2 * training.inner_lr)
-        np.clip(ascent, -reach, reach, out=ascent)
-        parts = layout.split(ascent)
+    def poison(self, state: TrainingState, peer: PeerId) -> Vector:
+        """Return a poisoner's update."""
+        lr, layout = self.rig.config.training.inner_lr, self.rig.layout
+        sent = self.update(state, peer, lr=lr)
+        ascent = layout.split(self.update(state, peer, lr=-lr))
         for name, tensor in layout.split(sent).items():
             if ".lora_B." in name:
-                tensor[...] = parts[name]
-        sent *= np.float32(min(1.0, length / float(np.linalg.norm(sent))))
+                tensor[...] = ascent[name]
         return sent
 
 
@@ -145,11 +138,12 @@ def prepare(*, peers: int, seed: int) -> Ground:
         reference_tokens_per_hour=1,
     )
     rig = TrainingRig.load(config, base=BASE, stack=(), examples=rows.train, device="cpu")
-    names = [Identity.from_seed(bytes([number]) * 32).peer_id for number in range(peers + 1)]
+    seeds = [bytes([number]) * 32 for number in range(peers + POISONERS)]
+    names = [Identity.from_seed(one).peer_id for one in seeds]
     return Ground(
         rig,
-        names[:-1],
-        names[-1],
+        names[:peers],
+        names[peers:],
         tokenize_for(rig.tokenizer, rows.eval, training),
         spread_indices([example.category for example in rows.eval], LOOK_AT),
     )
@@ -169,11 +163,13 @@ def run(*, rounds: int, peers: int, every: int, seed: int) -> dict[str, object]:
         after = ground.look(clean)
         honest.append(_facts(number, before, after, contributions=peers))
         if (number + 1) % every == 0:
-            bad = ground.look(ground.following(state, [*sent, ground.sent(ground.poison(state))]))
-            facts = _facts(number, before, bad, contributions=peers + 1)
-            mended = is_mended(before, bad, after, contributions=peers)
-            poisoned.append({**facts, "mended_without_it": mended})
-            print(json.dumps(poisoned[-1]), flush=True)
+            cheats = [ground.sent(ground.poison(state, peer)) for peer in ground.poisoners]
+            for count in range(1, POISONERS + 1):
+                bad = ground.look(ground.following(state, [*sent, *cheats[:count]]))
+                facts = _facts(number, before, bad, contributions=peers + count)
+                mended = is_mended(before, bad, after, contributions=peers)
+                poisoned.append({**facts, "poisoners": count, "mended_without": mended})
+                print(json.dumps(poisoned[-1]), flush=True)
         print(json.dumps(honest[-1]), flush=True)
         state, before = clean, after
     beyond = [one["share_times_n"] for one in honest if one["sigmas"] > 3]
@@ -184,8 +180,11 @@ def run(*, rounds: int, peers: int, every: int, seed: int) -> dict[str, object]:
         "honest_alarms": sum(one["alarm"] for one in honest),
         "honest_highest_share_times_n": max((one["share_times_n"] for one in honest), default=0.0),
         "honest_highest_share_times_n_beyond_3_sigmas": max(beyond, default=0.0),
-        "poisoned_alarms": sum(one["alarm"] for one in poisoned),
-        "poisoned_rounds": len(poisoned),
+        "poisoned_rounds": len(poisoned) // POISONERS,
+        "poisoned_alarms": [
+            sum(one["alarm"] for one in poisoned if one["poisoners"] == count)
+            for count in range(1, POISONERS + 1)
+        ],
         "honest": honest,
         "poisoned": poisoned,
     }

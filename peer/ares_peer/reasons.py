@@ -135,6 +135,10 @@ REASONS: Final[dict[str, Reason]] = {
         "The audit report came too late, or never.",
         "Audit only on a machine that is fast enough and stays on.",
     ),
+    "ARES-E087": Reason(
+        "The contribution held larger numbers than its steps can make.",
+        "Often broken memory or an overclocked card. Check the machine.",
+    ),
     "ARES-E090": Reason(
         "A bug, or a broken disk.", "Report it with the log in the data folder, please."
     ),

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ares_p2p.averaging.vectors import PART_ELEMENTS, Vector, VectorSource, parts, read_part
-from ares_p2p.crypto.envelope import Envelope
+from ares_p2p.crypto.envelope import Envelope, sign_payload
 from ares_p2p.domain import Commit, RoundPlan
 from ares_p2p.errors import BlobUnavailable
 from ares_p2p.ids import PeerId
 from ares_p2p.rounds.commits import open_commit
 from ares_p2p.training.state import TrainingState
 from ares_p2p.wire.codec import encode_envelope, seal
+from ares_p2p.wire.v1 import ares_pb2 as pb
 from payloads import identity
 from sim.samples import LIMITS, NETWORK_ID
 from sim.swarm import Behaviour, Message, Peer, Round, fetch_contribution
@@ -344,6 +345,16 @@ class HugeTokens(Behaviour):
 
     def commit(self, commit: Commit, peer: Peer) -> Commit:
         return dataclasses.replace(commit, tokens=2**53 - 1)
+
+
+class NegativeTokens(Behaviour):
+    """Declares minus one token, as far as the wire can say that."""
+
+    def messages(self, envelope: Envelope, peer: Peer) -> list[Message]:
+        commit = pb.Commit.FromString(envelope.payload)
+        commit.tokens = 2**64 - 1  # -1 in two's complement
+        lie = sign_payload(peer.identity, envelope.payload_type, commit.SerializeToString())
+        return [Message(encode_envelope(lie))]
 
 
 class HugeSteps(Behaviour):

@@ -15,8 +15,11 @@ import pytest
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import (
     AuditOutcome,
+    AuditPlan,
+    AuditReport,
     Commit,
     CommitAck,
+    DatasetManifest,
     LedgerHead,
     PostingKind,
     PostingState,
@@ -604,6 +607,78 @@ def test_commit_for_another_plan_is_found_without_the_cycles_file() -> None:
     played.evidence[key] = dataclasses.replace(held, commit=commit, ack=b"", commit_set=b"")
     (broken,) = [one for one in check(played).of(Severity.BROKEN) if one.link is Link.COMMIT]
     assert "it was made for plan" in broken.message
+
+
+def test_signed_message_of_another_round_is_found_though_all_else_fits() -> None:
+    played = season()
+    key = (played.cycle, AT)
+    held = played.evidence[key]
+    header = dataclasses.replace(opened(held.ack, CommitAck).header, round=9)
+    changed = dataclasses.replace(held, ack=resigned(held.ack, CommitAck, header=header))
+    played.evidence[key] = changed
+    (broken,) = check(played).of(Severity.BROKEN)
+    assert (broken.link, broken.message) == (Link.ACK, "it is of cycle 3 round 9")
+
+
+def test_head_that_seals_another_round_is_found() -> None:
+    played = Season()
+    for number in range(ROUNDS):
+        header = dataclasses.replace(played.header(number), round=9)
+        played.play(number, lies={"head": {"header": header}} if number == AT else None)
+    (broken,) = check(played).of(Severity.BROKEN)
+    assert (broken.link, broken.message) == (Link.HEAD, "it seals cycle 3 round 9")
+
+
+def test_signed_data_set_that_the_configuration_does_not_name_is_found() -> None:
+    played = season()
+    (cycle,) = played.cycles.values()
+    other = resigned(cycle.dataset, DatasetManifest, held_out_sha256=sha256(b"other"))
+    played.cycles = {played.cycle: dataclasses.replace(cycle, dataset=other)}
+    (broken,) = check(played).of(Severity.BROKEN)
+    assert broken.message == "the data set is not the one that the configuration names"
+
+
+def test_configuration_of_another_cycle_is_found() -> None:
+    played = season()
+    (cycle,) = played.cycles.values()
+    played.cycles = {4: dataclasses.replace(cycle, cycle=4)}
+    (broken,) = check(played).of(Severity.BROKEN)
+    assert broken.message == "it is the configuration of cycle 3"
+
+
+def test_audit_plan_of_another_commit_set_is_found() -> None:
+    played = Season()
+    evidence = played.play(0, audits=(("", -1),))
+    for commit_set, wanted in (
+        (decode_envelope(evidence.commit_set).payload_sha256, set()),
+        (sha256(b"other"), {Link.AUDIT}),
+    ):
+        plan = AuditPlan(played.header(0), commit_set, (), 5)
+        data = encode_envelope(seal(COORDINATOR, plan))
+        held = dataclasses.replace(evidence, audit_plan=data)
+        assert links(check(played, [held]).of(Severity.BROKEN)) == wanted
+
+
+def test_own_report_decides_about_the_price_of_an_audit() -> None:
+    """The assignment may hold more tokens than the work that was audited claimed."""
+    played = Season()
+    evidence = played.play(0, audits=(("", -1),))
+    report = AuditReport(
+        played.header(0), sha256(b"plan"), played.plays[0].commits[OTHER.peer_id], TOKENS + 1,
+        0.0, 1.0, 0.0, sha256(b"replay"), "toy", "", "",
+    )  # fmt: skip
+    for who, link in ((ME, Link.PRICE), (MALLORY, Link.AUDIT)):
+        held = dataclasses.replace(evidence, reports=(encode_envelope(seal(who, report)),))
+        assert link in links(check(played, [held]).of(Severity.BROKEN))
+
+
+def test_credit_that_is_taken_back_without_a_reason_is_found() -> None:
+    played = season()
+    commit = played.plays[1].commits[ME.peer_id]
+    posting = played.post(ME.peer_id, commit, PostingState.CLAWBACK, 1)
+    played.play(ROUNDS)
+    (broken,) = check(played).of(Severity.BROKEN)
+    assert broken.message == f"posting {posting.id} is clawback without a reason"
 
 
 def test_settlement_about_a_commit_that_this_peer_never_made_is_found() -> None:

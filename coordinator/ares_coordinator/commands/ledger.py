@@ -73,8 +73,10 @@ def verify(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         if findings:
             raise SystemExit(LedgerTampered.exit_code)
         return
-    typer.echo(f"Ledger of {authority.network_id}: {postings:,} postings of {workers:,} workers")
-    typer.echo(f"  signed heads cover {sealed:,} postings; {rounds:,} rounds were looked at")
+    typer.echo(f"Ledger of network {authority.network_id}")
+    typer.echo(f"  postings      {postings:,}, of them under a signed head: {sealed:,}")
+    typer.echo(f"  workers       {workers:,}")
+    typer.echo(f"  rounds        {rounds:,}")
     _show_findings(findings)
     if findings:
         raise LedgerTampered(f"{len(findings):,} rows are not what they were, or not signed")

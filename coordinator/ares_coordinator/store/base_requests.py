@@ -26,6 +26,7 @@ class RequestStore(Protocol):
         place: RequestPlace,
         *,
         model: str,
+        permission_ref: str,
         worst_microusd: int,
         check: Callable[[Spent], None],
         now_ms: int,
@@ -33,6 +34,7 @@ class RequestStore(Protocol):
         """Reserve a request, or return what is known of it.
 
         Args:
+            permission_ref: the operator's permission to ask; kept with the request.
             check: raises when the caps do not allow `worst_microusd` more; called inside the
                 transaction, so two requests can never pass a cap together.
         Returns: SENT: it is the caller's to send. DONE with the reply. LOST: it is not to be sent.
@@ -41,15 +43,25 @@ class RequestStore(Protocol):
         ...
 
     def finish_request(self, key: bytes, reply: StoredReply, *, now_ms: int) -> None:
-        """Store the reply of a sent request, and its real cost in the place of the reservation."""
+        """Store the reply of a sent request, and its real cost in the place of the reservation.
+
+        A request that was given up as lost takes its reply, too.
+        """
         ...
 
     def release_request(self, key: bytes, *, code: str, now_ms: int) -> None:
-        """Note that a sent request was certainly not billed."""
+        """Note that a sent request was certainly not billed, and why."""
+        ...
+
+    def lose_request(self, key: bytes, *, code: str, now_ms: int) -> None:
+        """Note that nobody knows what became of a sent request, and why."""
         ...
 
     def lose_requests(self, *, run_id: str, now_ms: int) -> int:
-        """Mark what runs other than `run_id` left on its way as lost. Returns how many."""
+        """Mark what runs other than `run_id` left on its way as lost. Returns how many.
+
+        The caller makes sure that no other run is alive.
+        """
         ...
 
     def release_lost_requests(self, *, now_ms: int) -> int:
@@ -59,6 +71,10 @@ class RequestStore(Protocol):
         """
         ...
 
+    def spent(self, place: RequestPlace) -> Spent:
+        """Return what is spent or reserved in the scopes of a place."""
+        ...
+
     def request_totals(self, cycle: int | None = None) -> tuple[RequestTotals, ...]:
-        """Return the sums by category and state, of one cycle or of all."""
+        """Return the sums by category and state, of one cycle or of all, in that order."""
         ...

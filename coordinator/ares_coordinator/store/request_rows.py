@@ -62,6 +62,7 @@ class StoredReply:
     text: str
     stop_reason: str
     refusal: str  # the provider's category of a refusal, "" when it is none
+    model: str  # that answered; an alias may stand for another name
     usage: Usage
     cost_microusd: int
 
@@ -71,6 +72,7 @@ class Reserved:
     """The answer to a reservation: go and ask, or here is what was answered before."""
 
     state: RequestState  # SENT: ours to send now; DONE: `reply` is there; LOST: leave it
+    permission_ref: str  # the permission under which it was sent
     reply: StoredReply | None = None
 
 
@@ -82,5 +84,4 @@ class RequestTotals:
     state: RequestState
     requests: int
     cost_microusd: int  # of `sent` and `lost`: the reservation
-    input_tokens: int
-    output_tokens: int
+    usage: Usage

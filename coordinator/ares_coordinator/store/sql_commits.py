@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, case, select, tuple_, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.credit_rows import WorkerRow
@@ -17,7 +17,14 @@ from ares_coordinator.store.rows import (
     RoundRow,
     RoundState,
 )
-from ares_coordinator.store.sql_base import SqlBase, batches, insert_all, to_row
+from ares_coordinator.store.sql_base import (
+    SqlBase,
+    batches,
+    fetch_one,
+    insert_all,
+    insert_row,
+    to_row,
+)
 from ares_coordinator.store.sql_cycles import save_records
 from ares_p2p.errors import CommitLate, CommitReplayed, Equivocation, PeerFault, UnknownRound
 from ares_p2p.ids import Digest, PeerId
@@ -121,23 +128,20 @@ def _digests(connection: Connection, wanted: Collection[Digest]) -> set[Digest]:
 
 
 def _rounds(connection: Connection, wanted: Collection[Place]) -> dict[Place, RoundRow]:
-    c, found = t.rounds.c, dict[Place, RoundRow]()
-    for batch in batches(wanted):
-        query = select(t.rounds).where(tuple_(c.cycle, c.round).in_(batch))
-        rows = (to_row(RoundRow, row) for row in connection.execute(query))
-        found |= {(row.cycle, row.round): row for row in rows}
+    found = {}
+    for cycle, round_number in wanted:  # as a rule, of one round
+        row = fetch_one(connection, RoundRow, t.rounds, cycle=cycle, round=round_number)
+        if row is not None:
+            found[cycle, round_number] = row
     return found
 
 
 def _keep(connection: Connection, evidence: Mapping[Seat, EquivocationRow]) -> None:
     """Store two commits of one seat; the first pair that proves it stays."""
-    c, stored = t.equivocations.c, set[Seat]()
-    for batch in batches(evidence):
-        query = select(c.cycle, c.round, c.peer)
-        rows = connection.execute(query.where(tuple_(c.cycle, c.round, c.peer).in_(batch)))
-        stored.update((row.cycle, row.round, row.peer) for row in rows)
-    new = [row for seat, row in evidence.items() if seat not in stored]
-    insert_all(connection, t.equivocations, new)
+    for (cycle, round_number, peer), row in evidence.items():  # rare
+        key = {"cycle": cycle, "round": round_number, "peer": peer}
+        if fetch_one(connection, EquivocationRow, t.equivocations, **key) is None:
+            insert_row(connection, t.equivocations, row)
 
 
 def _see_workers(connection: Connection, commits: Sequence[CommitRow]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table, and_, bindparam, case, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, insert, or_, select, update
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.credit_rows import StandingsRow, TotalsRow, WorkerRow
@@ -88,23 +88,22 @@ def _content(posting: Posting) -> Posting:
 
 def _highest(connection: Connection, postings: Sequence[Posting]) -> dict[Work, Posting]:
     """Return the posting that decides so far, of every piece of work that has one."""
+    wanted = {work_of(posting) for posting in postings}
     found: dict[Work, Posting] = {}
     c = t.postings.c
-    for batch in batches({work_of(posting) for posting in postings}):
-        values = [(worker, str(kind), commit) for worker, kind, commit in batch]
-        same = tuple_(c.worker, c.kind, c.commit_sha256).in_(values)
-        query = select(t.postings).where(same).order_by(RANK, c.id.desc())
+    for batch in batches({posting.commit_sha256 for posting in postings}):
+        query = select(t.postings).where(c.commit_sha256.in_(batch)).order_by(RANK, c.id.desc())
         for row in connection.execute(query):  # the last one of each is the highest
             posting = to_row(Posting, row)
-            found[work_of(posting)] = posting
+            if work_of(posting) in wanted:
+                found[work_of(posting)] = posting
     return found
 
 
 def _stored_totals(connection: Connection, postings: Sequence[Posting]) -> dict[Place, TotalsRow]:
     found: dict[Place, TotalsRow] = {}
-    c = t.worker_totals.c
-    for batch in batches({(posting.worker, str(posting.kind)) for posting in postings}):
-        query = select(t.worker_totals).where(tuple_(c.worker, c.kind).in_(batch))
+    for batch in batches({posting.worker for posting in postings}):
+        query = select(t.worker_totals).where(t.worker_totals.c.worker.in_(batch))
         rows = (to_row(TotalsRow, row) for row in connection.execute(query))
         found |= {(row.worker, row.kind): row for row in rows}
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, and_, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.base import CycleFields
@@ -30,11 +30,15 @@ def save_records(connection: Connection, records: Sequence[RecordRow]) -> None:
     """Store records inside a transaction of the caller; see `CycleStore.save_record`."""
     c = t.records.c
     known: dict[tuple[str, int, int, str], bytes] = {}
-    for batch in batches([_place(record) for record in records]):
-        query = select(t.records).where(tuple_(c.kind, c.cycle, c.round, c.peer).in_(batch))
-        for row in connection.execute(query):
-            stored = to_row(RecordRow, row)
-            known[_place(stored)] = stored.envelope
+    peers: dict[tuple[str, int, int], list[str]] = {}
+    for record in records:
+        peers.setdefault((record.kind, record.cycle, record.round), []).append(record.peer)
+    for (kind, cycle, round_number), of_place in peers.items():
+        same = and_(c.kind == kind, c.cycle == cycle, c.round == round_number)
+        for batch in batches(of_place):
+            query = select(t.records).where(same, c.peer.in_(batch))
+            stored = (to_row(RecordRow, row) for row in connection.execute(query))
+            known |= {_place(row): row.envelope for row in stored}
     new = []
     for record in records:
         place = _place(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, insert, select, tuple_
+from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from ares_coordinator.store import tables as t
 from ares_p2p.crypto.merkle import NodeReader, frontier_places, nodes_of_next
@@ -43,8 +43,11 @@ def append_leaves(connection: Connection, size: int, leaf_hashes: Sequence[Diges
     """
     c = t.log_nodes.c
     places = frontier_places(size)
-    query = select(c.level, c.position, c.sha256)
-    rows = connection.execute(query.where(tuple_(c.level, c.position).in_([*places, (0, size)])))
+    one_of = or_(
+        *(and_(c.level == level, c.position == position) for level, position in places),
+        and_(c.level == 0, c.position == size),
+    )
+    rows = connection.execute(select(c.level, c.position, c.sha256).where(one_of))
     known = {(level, position): digest for level, position, digest in rows}
     if (0, size) in known or len(known) != len(places):
         raise LedgerTampered(

@@ -234,7 +234,7 @@ postings = log_table(
     check_one_of("kind", KINDS),
     check_one_of("state", ("pending", "settled", "void", "clawback")),
     check_not_negative("amount_ucredits"),
-    Index(None, "worker", "kind", "commit_sha256"),
+    Index(None, "commit_sha256"),
     Index(None, "worker", "id"),
     Index(None, "cycle", "round"),
 )

@@ -236,6 +236,8 @@ def upgrade() -> None:
     metadata.create_all(connection, tables=list(NEW), checkfirst=False)
     op.add_column("audits", Column("shadow", INT, nullable=False, server_default="0"))
     op.add_column("audits", Column("auditor", TEXT, nullable=False, server_default=""))
+    op.drop_index("ix_postings_worker_kind_commit_sha256", "postings")
+    op.create_index("ix_postings_commit_sha256", "postings", ["commit_sha256"])
     op.create_index("ix_postings_worker_id", "postings", ["worker", "id"])
     op.create_index("ix_postings_cycle_round", "postings", ["cycle", "round"])
     for page in _pages(connection):

@@ -1,0 +1,83 @@
+"""What a run of the teacher gives: rows, how far it is, and what it came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ares_coordinator.distiller.judge import Judgement
+from ares_coordinator.distiller.plans import Coverage, Seed
+from ares_p2p.domain import CATEGORIES
+from ares_p2p.errors import TeacherFault
+from ares_p2p.shards import Example
+
+MAX_COUNT: Final = 100_000  # rows of one category in one run
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A row that may go into the dataset."""
+
+    seed: Seed
+    example: Example
+    judgement: Judgement | None  # None: it was not among those that are judged
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A seed that gave no row, and why."""
+
+    seed: Seed
+    reason: str  # stable, counted and shown
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorProgress:
+    """How far a category is. `cost_microusd` is of the whole run."""
+
+    category: str
+    accepted: int
+    rejected: int
+    wanted: int
+    cost_microusd: int
+
+
+@dataclass(slots=True)
+class AuthorReport:
+    """What a run came to, also when it ended early.
+
+    Attributes:
+        accepted: by category.
+        rejected: by category and reason.
+        short: category -> why it has less than was asked.
+        coverage: by category, of what was accepted.
+        requests: "asked", "from_ledger", "lost", "overloaded", ... -> how many.
+        cost_microusd: of the answers that came in this run.
+        cache_saved_microusd: what the prompt cache saved of it; below 0 when it cost more.
+        stopped: somebody called `stop`.
+    """
+
+    run_id: str
+    accepted: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    short: dict[str, str] = field(default_factory=dict)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    cost_microusd: int = 0
+    cache_saved_microusd: int = 0
+    stopped: bool = False
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Check what somebody asks for.
+
+    Raises: TeacherFault: an unknown category, or a count out of range.
+    """
+    for category, count in counts.items():
+        if category not in CATEGORIES:
+            raise TeacherFault(f"category {category[:40]!r}, one of {CATEGORIES} expected")
+        if not 0 <= count <= MAX_COUNT:
+            raise TeacherFault(f"{count} rows of {category}, 0 to {MAX_COUNT} expected")
