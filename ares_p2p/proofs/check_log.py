@@ -26,11 +26,16 @@ WorkKey = tuple[Digest, bool]  # commit, and whether the work is an audit of it
 
 @dataclass(slots=True)
 class Run:
-    """Consecutive pages of the log: leaves `first` to `size`."""
+    """Consecutive pages of the log: leaves `first` to `size`.
+
+    Attributes:
+        is_whole: all own postings in it are known; not so when a file with leaves was changed.
+    """
 
     first: int
     heads: list[CheckedHead] = field(default_factory=list)
     postings: list[Posting] = field(default_factory=list)  # own ones, by id
+    is_whole: bool = True
 
     @property
     def size(self) -> int:
@@ -89,8 +94,9 @@ def check_log(rounds: Sequence[CheckedRound], heads: Iterable[CheckedHead] = ())
         _check_paid(one, log)
     for run in log.runs:
         settled = [one for one in rounds if one.head in run.heads]
-        _check_streaks(settled, run)
-        _check_balances(settled, run)
+        if run.is_whole:  # else one broken leaf would look like many
+            _check_streaks(settled, run)
+            _check_balances(settled, run)
     _find_gaps(rounds, log)
     return log
 
@@ -179,6 +185,8 @@ def _broken(log: Log, link: Link, message: str, head: CheckedHead) -> None:
 
 
 def _collect_postings(rounds: Sequence[CheckedRound], log: Log) -> None:
+    for run in log.runs:
+        run.is_whole = not any(one.has_bad_leaves for one in rounds if one.head in run.heads)
     by_id: dict[int, Posting] = {}
     for one in rounds:
         for posting in one.postings:
@@ -279,7 +287,7 @@ def _check_amount(
 def _is_complete(one: CheckedRound, postings: Sequence[Posting], log: Log) -> bool:
     """Whether every page since the round's end, up to its settlement, is held."""
     run = log.run_of(one.head)
-    if run is None:
+    if run is None or not run.is_whole:
         return False
     if run.first == 0 or any(run.first < posting.id <= run.size for posting in postings):
         return True

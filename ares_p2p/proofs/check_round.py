@@ -424,6 +424,7 @@ class _Round:
         )
         read = (self._posting_in(item, head, link.first) for item in self.evidence.leaves)
         self.out.postings = tuple(posting for posting in read if posting is not None)
+        self.out.has_bad_leaves = len(self.out.postings) < len(self.evidence.leaves)
 
     def _posting_in(self, item: ProvenLeaf, head: LedgerHead, first: int) -> Posting | None:
         """Return the posting of an own leaf that is in the log, or note why not."""

@@ -89,6 +89,7 @@ class CheckedRound:
     audit_pays: tuple[AuditPay, ...] = ()
     head: CheckedHead | None = None
     postings: tuple[Posting, ...] = ()
+    has_bad_leaves: bool = False  # some of the page's own leaves could not be believed
 
     @property
     def key(self) -> tuple[int, int]:

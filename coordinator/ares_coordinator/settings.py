@@ -97,7 +97,8 @@ class TeacherSection(_Section):
 
     kind: Literal["procedural", "opus"] = "procedural"
     model: str = Field(default="claude-opus-5-5", min_length=1, max_length=100)
-    base_url: str = ""  # "": the provider's own; any server that speaks POST /v1/messages
+    # "": the provider's own; any server that speaks POST /v1/messages
+    base_url: str = Field(default="", pattern=r"^(https?://\S+)?$")
     permission_ref: str = Field(default="", max_length=500)  # under which agreement it may teach
     licence: str = Field(default="", max_length=200)  # of the answers; goes into every example
     prices_as_of: str = Field(default="2026-09-23", pattern=r"^\d{4}-\d\d-\d\d$")

@@ -139,6 +139,11 @@ REASONS: Final[dict[str, Reason]] = {
         "The contribution held larger numbers than its steps can make.",
         "Often broken memory or an overclocked card. Check the machine.",
     ),
+    "ARES-E088": Reason(
+        "The contribution had far less in common with the others than they with each other, so "
+        "it was left out.",
+        "Once is chance. Often: check the machine's memory, and the --base folder.",
+    ),
     "ARES-E090": Reason(
         "A bug, or a broken disk.", "Report it with the log in the data folder, please."
     ),

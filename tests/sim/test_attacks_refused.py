@@ -88,7 +88,8 @@ def test_malformed_blob_with_more_after_its_end_is_refused() -> None:
 
 
 def test_oversized_blob_that_says_so_is_refused() -> None:
-    check_refused(act.OversizeBlob, Oversize, says="at most")
+    played = check_refused(act.OversizeBlob, Oversize, says="a blob of")
+    assert all(len(report.manifest.entries) == HONEST for report in played.reports)  # not fetched
 
 
 def test_oversized_blob_that_says_otherwise_is_refused() -> None:

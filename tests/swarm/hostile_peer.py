@@ -21,7 +21,6 @@ import numpy as np
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
-from ares_p2p.averaging.bounds import reach_of
 from ares_p2p.averaging.codec import _HEADER, encode
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Commit, CommitSet, CycleConfig
@@ -71,9 +70,9 @@ class HalfWork(RoundWork):
 
 
 class PoisonWork(RoundWork):
-    """Goes up the loss in the B matrices, as far as steps reach, and is honest in the A matrices.
+    """Goes up the loss in the B matrices, and is honest in the A matrices.
 
-    Half of the tensors vote for it, and its norm is clipped: the robust mean lets it through.
+    Half of the tensors vote for it and it is as long as honest work: the mean lets it through.
     """
 
     def make_contribution(self, result: LocalResult) -> bytes:
@@ -87,11 +86,10 @@ class PoisonWork(RoundWork):
             max_steps=result.steps,
         )
         sent = self.state.theta - result.theta
-        reach = reach_of(training.max_steps, lr=training.inner_lr, beta2=training.beta2)
         poison = layout.split(self.state.theta - ascended.theta)
         for name, tensor in layout.split(sent).items():
             if ".lora_B." in name:
-                tensor[...] = np.clip(np.float32(3) * poison[name], -reach, reach)
+                tensor[...] = poison[name]
         return encode(
             sent,
             bits=training.codec_bits,

@@ -25,7 +25,7 @@ from ares_p2p.errors import (
 )
 from ares_p2p.proofs.check import check_evidence
 from ares_p2p.proofs.evidence import PARTS, Note, with_note
-from ares_p2p.proofs.export import head_line, leaf_line, start_line
+from ares_p2p.proofs.export import leaf_line
 from ares_p2p.wire.codec import encode_envelope
 from ares_peer.cli import app
 from ares_peer.credits_cli import _draw
@@ -33,8 +33,7 @@ from ares_peer.creditview import sum_rows, tier_text
 from ares_peer.evidence import FOLDER, read_cycles, read_rounds, read_volunteer
 from ares_peer.tierask import TierView, _read
 from ares_peer.wording import exact_credits_text
-from credit_samples import ME, Season, store_season
-from sim.samples import COORDINATOR, NETWORK_ID
+from credit_samples import ME, Season, export_of, store_season
 
 runner = CliRunner()
 
@@ -369,15 +368,6 @@ def test_head_of_the_dht_is_checked_too(folder: Path) -> None:
 
 
 # --- verify --ledger ---------------------------------------------------------------------------
-
-
-def export_of(played: Season) -> list[str]:
-    heads = dict(played.books.heads)
-    lines = [start_line(NETWORK_ID, COORDINATOR.peer_id)]
-    for size, leaf in enumerate(played.books.leaves(), start=1):
-        lines.append(leaf_line(leaf))
-        lines += [head_line(heads[size])] if size in heads else []
-    return lines
 
 
 def test_ledger_that_agrees(folder: Path) -> None:

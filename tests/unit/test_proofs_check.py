@@ -719,6 +719,13 @@ def test_own_leaf_that_reads_otherwise_in_another_page_is_found() -> None:
     assert f"posting {own.id} reads otherwise in another page" in messages
 
 
+def test_audit_that_pays_nothing_needs_a_reason() -> None:
+    played = Season()
+    played.play(0, audits=(("", 0),))
+    messages = [one.message for one in check(played).of(Severity.BROKEN)]
+    assert any(message.endswith(": no reward, and no reason") for message in messages)
+
+
 # --- the log over several rounds ---------------------------------------------------------------
 
 
@@ -808,6 +815,21 @@ def test_volunteer_who_joined_late_is_checked_from_there() -> None:
         kept = [one for one in played.evidence.values() if one.round >= 4]
         report = check(played, kept)
         assert links(report.of(Severity.BROKEN)) == ({link} if link else set())
+
+
+@pytest.mark.parametrize("state", [PostingState.VOID, PostingState.CLAWBACK])
+def test_what_is_lost_of_before_the_first_page_is_no_false_alarm(state: PostingState) -> None:
+    """Whether it had been settled is not held, so the balance is taken anew from there."""
+    for lie, link in (({}, None), ({"entry": {"balance_ucredits": 1}}, Link.BALANCE)):
+        played = Season()
+        for number in range(6):
+            played.play(number)
+        old = played.plays[2].commits[ME.peer_id]
+        played.post(ME.peer_id, old, state, 2, code=AuditForfeit.code)
+        played.play(6)
+        played.play(7, lies=lie)
+        kept = [one for one in played.evidence.values() if one.round >= 4]
+        assert links(check(played, kept).of(Severity.BROKEN)) == ({link} if link else set())
 
 
 def test_missing_posting_is_a_gap_where_earlier_pages_are_not_held() -> None:

@@ -30,9 +30,9 @@ from ares_p2p.proofs.export import (
 from ares_p2p.proofs.findings import Finding, Link
 from ares_p2p.proofs.ledger import leaf_of, read_leaf
 from ares_p2p.wire.codec import decode_payload, seal
-from credit_samples import ME, Season
+from credit_samples import ME, Season, export_of
 from payloads import identity
-from sim.samples import COORDINATOR, NETWORK_ID
+from sim.samples import COORDINATOR
 
 ROUNDS = 6
 
@@ -42,16 +42,6 @@ def season() -> Season:
     for number in range(ROUNDS):
         played.play(number)
     return played
-
-
-def export_of(played: Season) -> list[str]:
-    lines = [start_line(NETWORK_ID, COORDINATOR.peer_id)]
-    heads = dict(played.books.heads)
-    for size, leaf in enumerate(played.books.leaves(), start=1):
-        lines.append(leaf_line(leaf))
-        if size in heads:
-            lines.append(head_line(heads[size]))
-    return lines
 
 
 def report_of(played: Season, *, rounds: range = range(ROUNDS)) -> Report:

@@ -164,7 +164,7 @@ async def test_the_models_page_says_the_same_of_a_bad_key(server: TeacherServer)
 async def test_overload_comes_back_at_once_with_its_headers(
     server: TeacherServer, client: OpusClient, fault: Fault
 ) -> None:
-    server.faults.append(Fault(fault.status, fault.error, headers={"Retry-After": "7"}))
+    server.faults.append(Fault(fault.status, fault.error, headers={"retry-after": "7"}))
     with pytest.raises(NotAnswered) as caught:
         await client.send(parameters())
     assert caught.value.why is Why.OVERLOADED

@@ -73,9 +73,8 @@ from ares_p2p.shards import Example, check_example
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-WAVE: Final = (
-    8 * TASKS_PER_REQUEST
-)  # seeds planned together; the next wave sees what became of them
+# Seeds of a category that are planned together; the next wave sees what became of them.
+WAVE: Final = 8 * TASKS_PER_REQUEST
 MAX_TRIES: Final = 4  # seeds for every row wanted, before a category counts as exhausted
 TEACHER_NAME: Final = "opus"
 OTHER_TEACHER: Final = "messages-api"  # a server of one's own; `teacher_version` names its model

@@ -55,7 +55,12 @@ MAX_SHOWN_CHARS: Final = 300  # of a message of the provider, in ours
 
 _OVERLOAD: Final = frozenset({429, 529})
 _UNSURE: Final = frozenset({408, 499, 502, 504})  # something between us and the model gave up
-_NEVER_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_NEVER_SENT: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+)
 # A server of one's own may leave a model's thinking in the text; the provider's own never does.
 _THINKING_TEXT: Final = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL)
 
