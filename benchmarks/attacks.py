@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -178,24 +179,33 @@ def _decoded(work: Rows, task: Task) -> Rows:
     return np.stack([decode(data, layout=layout, bits=bits) for data in coded])
 
 
+@cache  # the same in every case, and a third of its time
+def _assigned(round_number: int, peer: int) -> tuple[int, ...]:
+    """Return the examples of a peer's local steps in a round."""
+    stream = assigned_examples(
+        sha256(b"assignment"),
+        round_number=round_number,
+        peer=identity(peer).peer_id,
+        examples=TRAIN_EXAMPLES,
+    )
+    return tuple(islice(stream, TRAINING.max_steps * TRAINING.sequences_per_step))
+
+
 def play(case: Case) -> float:
     """Return the held-out loss, the mean over the last three states."""
     task = make_task(case.seed, rank=TRAINING.rank)
     state = initial_state(task.layout, cycle=CYCLE, seed=sha256(b"start %d" % case.seed))
     theta, mu, losses = state.theta, state.mu, []
     rng = np.random.default_rng(case.seed)
-    key, honest = sha256(b"assignment"), PEERS - case.bad
+    honest = PEERS - case.bad
     peers = range(PEERS if case.attack else honest)
     for number in range(case.rounds):
         work = []
         for peer in peers:
             flipped = case.attack.startswith("label flip") and peer >= honest
-            assigned = assigned_examples(
-                key, round_number=number, peer=identity(peer).peer_id, examples=TRAIN_EXAMPLES
-            )
             end, _ = task.local_steps(
                 theta,
-                islice(assigned, TRAINING.max_steps * TRAINING.sequences_per_step),
+                iter(_assigned(number, peer)),
                 steps=TRAINING.max_steps,
                 lr=TRAINING.inner_lr,
                 training=TRAINING,

@@ -70,7 +70,7 @@ from ares_p2p.errors import (
 Status = Literal["accepted", "clipped", "refused"]
 _CAP_QUANTILE = 0.25
 _QUORUM = 3  # contributions needed before one can be said to oppose the others
-_APART_QUORUM = 6  # with four or five, one honest one of fifty was called a stranger
+_APART_QUORUM = 6  # with four or five, one honest one of sixty was called a stranger
 _PAIR = 2
 
 

@@ -243,6 +243,16 @@ class Sleeper(Behaviour):
         return Noise(1.0).update(gradient, peer, round_)
 
 
+@dataclass(frozen=True)
+class FreshFake(Noise):
+    """A new identity for one round: it sends noise as long as work, and is never seen again."""
+
+    comes: int = 0
+
+    def is_present(self, round_number: int) -> bool:
+        return round_number == self.comes
+
+
 def _decoded(source: VectorSource) -> Vector:
     vector = np.empty(source.size, dtype=np.float32)
     for part in parts(source.size):

@@ -114,7 +114,7 @@ class KeeperWorld(World):
     ) -> None:
         super().__init__(folder, rounds=rounds)
         config = self.host.config
-        changed = replace(config.training, **TRAINING, **(training or {}))
+        changed = replace(config.training, **(TRAINING | (training or {})))
         self.host.config = replace(config, training=changed)
         self.settings = CoordinatorSettings(
             network=NetworkSection(name="session-world"),

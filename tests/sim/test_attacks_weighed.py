@@ -69,10 +69,18 @@ def test_colluding_sign_flips_that_support_each_other_are_refused() -> None:
 
 
 def test_contribution_as_long_as_steps_reach_counts_as_a_share_of_its_own_at_most() -> None:
-    """Four times as long in the right direction: not refused, scaled to the median."""
+    """Twice as long and more in the right direction: not refused, but no longer than the median."""
     lies = [act.Scaled(2.1)] * BAD
     played = check_contained(*lies, codes={NormClipped.code}, share=0.3, weight=0.9)
-    assert played.weight_of(*attackers(played)) > 0
+    names = {peer.peer_id for peer in attackers(played)}
+    for report in played.reports:
+        entries = report.manifest.entries
+        honest = max(entry.coefficient for entry in entries if entry.peer not in names)
+        for entry in entries:
+            if entry.code == NormClipped.code:
+                assert 0 < entry.coefficient <= 0.5 * honest
+            elif entry.peer in names:  # not quite twice the median
+                assert 0 < entry.coefficient < 0.8 * honest
 
 
 def test_free_rider_with_noise_as_long_as_work_is_seen_while_the_others_agree() -> None:

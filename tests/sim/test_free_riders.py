@@ -8,7 +8,18 @@ from ares_coordinator.ledger.rewards import reward_ucredits
 from ares_p2p.domain import AuditOutcome, PostingState
 from ares_p2p.errors import AuditFailed, AuditForfeit, AuditVoid
 from payloads import identity
-from sim.behaviours import CopiesTheLastRound, HalfTheSteps, Noise, OtherShard, Sleeper, StaleWork
+from sim.behaviours import (
+    CopiesTheLastRound,
+    Crowd,
+    FreshFake,
+    HalfTheSteps,
+    LabelFlip,
+    LittleIsEnough,
+    Noise,
+    OtherShard,
+    Sleeper,
+    StaleWork,
+)
 from sim.swarm import Behaviour, Peer, Swarm
 
 HONEST, ROUNDS = 5, 60
@@ -50,7 +61,10 @@ def swarm() -> Swarm:
 def test_free_rider_keeps_less_than_a_twentieth_of_honest_credit(swarm: Swarm, number: int) -> None:
     cheat = swarm.peers[HONEST + number]
     assert kept(swarm, cheat) < 0.05 * full_pay(swarm)
-    assert reasons(swarm, cheat)  # and can read why
+    assert AuditFailed.code in reasons(swarm, cheat)
+    assert swarm.office is not None
+    said = [one.message for one in swarm.office.verdicts_of(cheat.peer_id) if one.code]
+    assert all("the replay" in message for message in said)  # and can read why
 
 
 def test_honest_peers_get_all_of_their_credit(swarm: Swarm) -> None:
@@ -89,10 +103,24 @@ def test_sleeper_keeps_nothing_of_what_it_faked() -> None:
     assert {one.code for one in clawed} <= {AuditForfeit.code}
 
 
+def test_crowd_of_fresh_identities_that_fakes_is_never_paid() -> None:
+    """A newcomer is audited always, so a new name for every fake buys nothing."""
+    fakes = [FreshFake(1.0, comes=number % 6) for number in range(12)]
+    swarm = Swarm([*(Behaviour() for _ in range(3)), *fakes], rounds=6, audited=True).run()
+    assert [kept(swarm, peer) for peer in swarm.peers[3:]] == [0] * len(fakes)
+    assert all(reasons(swarm, peer) for peer in swarm.peers[3:])
+    assert [kept(swarm, peer) for peer in swarm.peers[:3]] == [full_pay(swarm)] * 3
+
+
 @pytest.mark.parametrize(
     "cheat",
-    [StaleWork(), OtherShard(identity(0).peer_id)],
-    ids=["stale_state", "other_shard"],
+    [
+        StaleWork(),
+        OtherShard(identity(0).peer_id),
+        LabelFlip(),
+        LittleIsEnough(Crowd((identity(3).peer_id, identity(0).peer_id))),
+    ],
+    ids=["stale_state", "other_shard", "label_flip", "little_is_enough"],
 )
 def test_real_work_on_the_wrong_thing_is_never_paid(cheat: Behaviour) -> None:
     swarm = Swarm([*(Behaviour() for _ in range(3)), cheat], rounds=8, audited=True).run()

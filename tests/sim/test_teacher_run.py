@@ -19,7 +19,7 @@ import pytest
 from ares_coordinator.distiller.authored import Accepted, AuthorProgress, Rejected
 from ares_coordinator.distiller.authoring import Author, open_author
 from ares_coordinator.distiller.filters import Deduplicator, Reject
-from ares_coordinator.distiller.plans import GENERATOR_VERSION
+from ares_coordinator.distiller.plans import GENERATOR_VERSION, load_plan
 from ares_coordinator.store.request_rows import RequestState
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.domain import CATEGORIES
@@ -264,23 +264,33 @@ async def test_a_category_that_spent_its_cap_stops_alone(folder: Path) -> None:
 
 
 async def test_a_refusal_by_policy_stops_everything_at_once(folder: Path) -> None:
-    async with TeacherServer(answer_for) as server:
-        server.delay_s = 0.05
+    """While seven slow requests hold all other slots, the eighth is refused."""
+    refused: list[dict[str, Any]] = []
+    seen: list[int] = []
 
-        def after_twenty(_: object) -> Fault | None:
-            return Fault(refusal="frontier_llm") if len(server.bodies) == 20 else None
+    def slow_from_thirteen(body: dict[str, Any]) -> Fault | None:
+        if len(server.bodies) == 20:
+            refused.append(body)
+            return Fault(refusal="frontier_llm", delay_s=0.3)
+        return Fault(delay_s=1.5) if len(server.bodies) > 12 else None
 
-        server.fault_of = after_twenty
+    def answer(body: dict[str, Any]) -> str:
+        if body in refused:
+            seen.append(len(server.bodies))
+        return answer_for(body)
+
+    async with TeacherServer(answer) as server:
+        server.fault_of = slow_from_thirteen
         async with opened(folder, server) as author:
             with pytest.raises(TeacherRefused, match="frontier_llm") as caught:
                 await rows_of(author)
-        assert 20 <= len(server.bodies) <= 20 + 8
+        assert seen == [len(server.bodies)], "something left after the refusal"
         assert "no way round" in caught.value.hint
-        seen = len(server.bodies)
+        server.fault_of = lambda _: None
         async with opened(folder, server) as author:  # and not asked again
             with pytest.raises(TeacherRefused):
                 await rows_of(author)
-        assert len(server.bodies) <= seen + 20
+        assert server.bodies.count(refused[0]) == 1
 
 
 async def test_other_refusals_and_losses_leave_rows_out_and_later_waves_fill_up(
@@ -383,24 +393,22 @@ async def test_the_screen_sees_rows_in_the_order_of_their_seeds_and_gaps_are_fil
     assert max(topics.values()) == 1
 
 
-async def test_topics_whose_rows_failed_come_again_first(folder: Path) -> None:
-    """A wave of forty, of which a fifth is refused; then the next wave asks for those topics."""
-
+async def test_topics_whose_rows_failed_come_again_before_others_come_twice(folder: Path) -> None:
     def refuse_some(body: dict[str, Any]) -> Fault | None:
         text = body["messages"][0]["content"][0]["text"]
         is_answer = "output_config" not in body
-        return Fault(refusal="cyber") if is_answer and len(text) % 5 == 0 else None
+        return Fault(refusal="cyber") if is_answer and len(text) % 4 == 0 else None
 
     async with TeacherServer(answer_for) as server:
         server.fault_of = refuse_some
-        async with opened(folder, server, {"creative": 60}) as author:
+        async with opened(folder, server, {"creative": 75}, judge_share=0.0) as author:
             rows = await rows_of(author)
-    first_wave, later = rows[:40], rows[40:]
-    failed = {row.seed.task_type for row in first_wave if isinstance(row, Rejected)}
-    done = Counter(row.seed.task_type for row in first_wave if isinstance(row, Accepted))
-    missing = failed - set(done)
-    assert missing
-    assert missing <= {row.seed.task_type for row in later[:20]}
+            coverage = author.report().coverage["creative"]
+    topics = [row.seed.topic for row in rows if isinstance(row, Accepted)]
+    failed = {row.seed.topic for row in rows[:40] if isinstance(row, Rejected)}
+    assert len(set(topics)) == len(topics) == coverage.seeds == 75
+    assert len(failed) > 6  # there are 81 topics, so these came again
+    assert coverage.missing(load_plan("creative"))["topic"] == 6
 
 
 async def test_a_category_that_gives_nothing_is_given_up(folder: Path) -> None:

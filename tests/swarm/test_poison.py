@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(420)]
 
 HOSTILE = Path(__file__).with_name("hostile_peer.py")
 BASE = Path(__file__).parents[2] / "data" / "base"
-ROUNDS, POISONED = 5, 2
+ROUNDS, POISONED = 4, 2
 DEEDS = ["poison" if number == POISONED else "none" for number in range(ROUNDS)]
 HONEST, CHEAT = ("peer-1",), "mallory"
 SETTINGS = {
@@ -31,7 +31,7 @@ SETTINGS = {
     "rounds.min_peers": 2,
     "rounds.train_s": 40,
     "rounds.serve_s": 30,
-    "rounds.held_out_examples": 96,
+    "rounds.held_out_examples": 64,
     "data.seed": 7,
     "data.examples_per_category": 120,
     "training.rank": 16,

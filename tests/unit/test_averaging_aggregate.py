@@ -213,6 +213,20 @@ def test_no_share_of_the_update_is_above_three_halves_of_the_median() -> None:
     assert [c.status for c in result] == ["accepted"] * 4
 
 
+def test_what_lies_far_from_the_mean_is_pulled_in() -> None:
+    """Four at right angles, lengths 1, 1, 1, 1.9; centred clipping alone.
+
+    Their mean is (.25, .25, .25, .475). Distances from it: sqrt(.75^2 + 2 * .25^2 + .475^2) = .9556
+    three times, sqrt(1.425^2 + 3 * .25^2) = 1.4893 once. The bound is 1.25 * .9556 = 1.1945, the
+    fourth's pull .8020, the mean pull .9505. Weights: (1 - .9505 + pull) / 4.
+    """
+    config = AggregateConfig(share_factor=1e9)
+    result = robust_coefficients(at_right_angles(1, 1, 1, 1.9), layout=EIGHT, config=config)
+    assert [c.value for c in result[:3]] == pytest.approx([0.26237] * 3, abs=1e-5)
+    assert result[3].value == pytest.approx(0.21288, abs=1e-5)
+    assert [c.status for c in result] == ["accepted"] * 4
+
+
 def test_a_crowd_that_says_the_same_has_the_shares_of_one_voice_each() -> None:
     """Five at right angles and three equal ones, all of length 1, with equal weights of 1/8.
 

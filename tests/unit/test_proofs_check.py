@@ -431,6 +431,14 @@ def test_tampered_file_is_found_and_named(name: str) -> None:
     assert found[0].message
 
 
+def test_one_changed_leaf_does_not_accuse_the_coordinator_of_more() -> None:
+    played = season()
+    key = (played.cycle, AT)
+    played.evidence[key] = _leaf_changed(played.evidence[key], amount_ucredits=10**9)
+    assert [one.link for one in check(played).findings] == [Link.INCLUSION, Link.POSTING]
+    assert [one.link for one in check(played).of(Severity.BROKEN)] == [Link.INCLUSION]
+
+
 @pytest.mark.parametrize("part", PARTS[:6])
 def test_part_of_another_round_is_found(part: str) -> None:
     played = season()
