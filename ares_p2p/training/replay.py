@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # that module brings torch
     from ares_p2p.training.inner import LocalResult, StepCallback
 
 
-class Trains(Protocol):
-    """What a replay needs of `training.rig.TrainingRig`."""
+class Rig(Protocol):
+    """What a round and a replay need of `training.rig.TrainingRig`."""
 
     @property
     def layout(self) -> Layout:
@@ -73,7 +73,7 @@ class Replay:
 
 
 def replay_contribution(
-    rig: Trains,
+    rig: Rig,
     claim: Claim,
     *,
     start: TrainingState,
@@ -112,7 +112,7 @@ class Forgery:
 
 
 def forge_contribution(
-    rig: Trains, claim: Claim, *, start: TrainingState, training: TrainingConfig
+    rig: Rig, claim: Claim, *, start: TrainingState, training: TrainingConfig
 ) -> Forgery:
     """Return half of the claimed steps, rounded down but at least one, as if it were all of them.
 
@@ -127,7 +127,7 @@ def forge_contribution(
 
 
 def _trained(
-    rig: Trains,
+    rig: Rig,
     claim: Claim,
     *,
     start: TrainingState,

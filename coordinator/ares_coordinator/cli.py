@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ares_coordinator.commands import audit, auditors, db, ledger
+from ares_coordinator.commands.shared import AsJson, DataDir, folder_of
 from ares_p2p.errors import AresError, ConfigFault
 
 app = typer.Typer(
@@ -29,15 +30,10 @@ app.add_typer(auditors.app, name="auditors")
 app.add_typer(db.app, name="db")
 app.add_typer(ledger.app, name="ledger")
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where this coordinator keeps everything.", show_default=False),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @app.command()
@@ -62,7 +58,7 @@ def init(
     from ares_p2p.network.invite import Invite
     from ares_p2p.training.base_files import base_files_digest
 
-    folder = _data_dir(data_dir)
+    folder = folder_of(data_dir)
     base_files_digest(base)
     values: dict[str, Any] = {"network": {"name": name}, "base": {"path": str(base.resolve())}}
     try:
@@ -108,7 +104,7 @@ def run(
     from ares_coordinator.settings import CoordinatorSettings, load_settings
     from ares_p2p.logs import configure_logging
 
-    folder = _data_dir(data_dir)
+    folder = folder_of(data_dir)
     values = load_settings(folder).model_dump()
     if bootstrap:
         values["network"]["bootstrap"] = tuple(bootstrap)
@@ -130,12 +126,6 @@ def run(
         print("Volunteers join with:  ares-peer join <invite>", flush=True)
 
     run_coordinator(folder, settings, cycles=cycles, exit_when_done=exit_when_done, on_started=show)
-
-
-def _data_dir(given: Path | None) -> Path:
-    from ares_coordinator.settings import default_data_dir
-
-    return default_data_dir() if given is None else given
 
 
 def _overridden(values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ares_p2p.averaging.vectors import Vector, VectorSource
+from ares_p2p.averaging.vectors import VectorSource
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import (
     Commit,
@@ -31,7 +31,7 @@ from ares_p2p.network.records import Verified
 from ares_p2p.rounds.assignment import first_example
 from ares_p2p.rounds.commits import SignedCommit, check_commit_set, open_commit
 from ares_p2p.rounds.manifest import check_correction, check_manifest
-from ares_p2p.training.layout import Layout
+from ares_p2p.training.replay import Rig
 from ares_p2p.training.replica import BoundLayout, bind_layout, encode_contribution, next_state
 from ares_p2p.training.state import TrainingState, encode_snapshot
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
@@ -47,34 +47,11 @@ from ares_peer.reports import round_corrected, round_done
 from ares_peer.submission import SENT_BY_DHT, Answer, hand_in, is_listed
 
 if TYPE_CHECKING:  # that module brings torch, which nothing here needs
-    from ares_p2p.training.inner import LocalResult, StepCallback
+    from ares_p2p.training.inner import LocalResult
 
-__all__ = ["Rig", "RoundLost", "RoundWork"]
+__all__ = ["RoundLost", "RoundWork"]
 
 R = TypeVar("R", CommitSet, RoundManifest)
-
-
-class Rig(Protocol):
-    """What a round needs of `training.rig.TrainingRig`."""
-
-    @property
-    def layout(self) -> Layout:
-        """The adapter's layout."""
-        ...
-
-    def train(
-        self,
-        start: Vector,
-        *,
-        round_number: int,
-        peer: PeerId,
-        lr: float,
-        min_steps: int,
-        max_steps: int,
-        on_step: StepCallback | None = None,
-    ) -> LocalResult:
-        """Make the local steps; see `TrainingRig.train`."""
-        ...
 
 
 @dataclass(slots=True)

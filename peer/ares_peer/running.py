@@ -10,6 +10,7 @@ from ares_p2p.domain import CycleConfig, RoundPlan
 from ares_p2p.errors import HashMismatch, StateMismatch, WrongState
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.rounds.plan import NO_DIGEST, check_plan
+from ares_p2p.training.replay import Rig
 from ares_p2p.training.state import (
     TrainingState,
     decode_snapshot,
@@ -19,7 +20,6 @@ from ares_p2p.training.state import (
 from ares_peer.corrections import EndedRound
 from ares_peer.events import ErrorRaised, Event, Phase, PhaseChanged, SyncProgress
 from ares_peer.links import Links
-from ares_peer.roundwork import Rig
 from ares_peer.shelf import Shelf
 
 SNAPSHOT_TIMEOUT_S = 600.0

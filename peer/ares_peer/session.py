@@ -30,6 +30,7 @@ from ares_p2p.ids import Digest
 from ares_p2p.network.records import Verified
 from ares_p2p.proofs.findings import Volunteer
 from ares_p2p.rounds.audits import TRAINER_ROLE
+from ares_p2p.training.replay import Rig
 from ares_peer.announcer import Announcer, Presence
 from ares_peer.credit import CreditWatch, rounds_text
 from ares_peer.events import (
@@ -48,7 +49,7 @@ from ares_peer.links import POLL_S, Links
 from ares_peer.lookout import Lookout
 from ares_peer.materials import Materials, gather_materials
 from ares_peer.memory import SessionMemory
-from ares_peer.roundwork import Rig, RoundLost, RoundWork
+from ares_peer.roundwork import RoundLost, RoundWork
 from ares_peer.running import RunningCycle, StateFinder
 from ares_peer.shelf import Shelf
 from ares_peer.stopwish import Leaving, StopWish

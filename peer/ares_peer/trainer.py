@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ares_p2p.crypto.keys import Identity
     from ares_p2p.network.invite import Invite
     from ares_p2p.network.node import Node
+    from ares_p2p.training.replay import Rig
     from ares_peer.materials import Materials
-    from ares_peer.roundwork import Rig
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from ares_coordinator.distiller.filters import Deduplicator, Reject, fold
-from ares_coordinator.distiller.pipeline import MAX_COUNT, Progress, build_dataset
+from ares_coordinator.distiller.pipeline import Progress, build_dataset
 from ares_coordinator.distiller.procedural import ProceduralTeacher
+from ares_coordinator.distiller.teacher import MAX_COUNT
 from ares_p2p.errors import TeacherFault
 from ares_p2p.shards import CATEGORIES, Example, Message, encode_jsonl, split_of
 

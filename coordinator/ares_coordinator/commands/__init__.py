@@ -4,6 +4,7 @@
     audit    calibrate the thresholds of audits
     db       bring the database to the newest revision, move it
     ledger   verify, export and prove what the ledger says
+    shared   options, folder and database, progress bars
 
 Each module imports what it needs when a command runs: `--help` stays fast.
 """

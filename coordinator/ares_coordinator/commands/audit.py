@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ares_coordinator.commands.shared import progress_bars
 from ares_p2p.errors import BaseUnsupported, ConfigFault
 
 if TYPE_CHECKING:
@@ -188,19 +189,15 @@ def _several(text: str, known: tuple[str, ...], *, option: str) -> tuple[str, ..
 @contextmanager
 def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Give what draws on a terminal, and nothing elsewhere."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    hidden = quiet or not console.is_terminal
-    with Bar(*columns, console=console, disable=hidden, transient=True) as bar:
+    with progress_bars(*columns, quiet=quiet) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(progress: Progress) -> None:

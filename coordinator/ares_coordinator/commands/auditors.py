@@ -8,11 +8,11 @@ coordinator asks the database at every round, so a name counts from the next one
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ares_coordinator.commands.shared import AsJson, DataDir, target_of
 from ares_p2p.errors import ConfigFault, PayloadMalformed
 from ares_p2p.ids import PeerId, public_key_of
 
@@ -21,17 +21,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where this coordinator keeps everything.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
 
 @app.command(name="list")
 def list_auditors(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show every auditor: how its replays ended, and whether it was named or dismissed."""
-    from ares_coordinator.commands.db import target_of
     from ares_coordinator.store.sql import open_store
 
     store = open_store(target_of(data_dir), read_only=True)
@@ -81,7 +74,6 @@ def name(
     as_json: AsJson = False,
 ) -> None:
     """Let a peer audit whatever its tier, also one that was dismissed."""
-    from ares_coordinator.commands.db import target_of
     from ares_coordinator.store.sql import open_store
     from ares_p2p.clock import SystemClock
 

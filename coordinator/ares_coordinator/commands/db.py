@@ -7,7 +7,6 @@ directory.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ares_coordinator.commands.shared import AsJson, DataDir, folder_of, progress_bars, target_of
 from ares_p2p.errors import ConfigFault
 
 if TYPE_CHECKING:
@@ -25,19 +25,13 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where this coordinator keeps everything.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
 
 @app.command()
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show revision, size and rows of the database. Works while a coordinator runs."""
     from ares_coordinator.store.admin import database_status
 
-    found = database_status(_target(_folder(data_dir)))
+    found = database_status(target_of(data_dir))
     if as_json:
         facts = {
             "database": found.database,
@@ -73,9 +67,8 @@ def migrate(
     from ares_coordinator.store.admin import migrate_database
     from ares_coordinator.store.connect import shown
 
-    folder = _folder(data_dir)
-    target = _target(folder)
-    with _nobody_runs(folder):
+    target = target_of(data_dir)
+    with _nobody_runs(folder_of(data_dir)):
         done = migrate_database(target, rehearsal=sql)
     if as_json:
         facts = {"database": shown(target), "from": done.before, "to": done.after}
@@ -109,7 +102,7 @@ def copy(
     from ares_coordinator.store.connect import shown, url_of
     from ares_coordinator.store.transfer import copy_database
 
-    folder = _folder(data_dir)
+    folder = folder_of(data_dir)
     source = folder / DATABASE_FILE
     if url_of(to).get_backend_name() != "postgresql":
         raise ConfigFault(
@@ -129,25 +122,6 @@ def copy(
     typer.echo(f"{source} stays as a backup; no coordinator starts on it any more.")
 
 
-def _folder(given: Path | None) -> Path:
-    from ares_coordinator.settings import default_data_dir
-
-    return default_data_dir() if given is None else given
-
-
-def target_of(data_dir: Path | None) -> str | Path:
-    """Return the database of a coordinator: of the folder given, or of the default one."""
-    return _target(_folder(data_dir))
-
-
-def _target(folder: Path) -> str | Path:
-    from ares_coordinator.settings import load_settings
-    from ares_coordinator.store.connect import DATABASE_URL, database_target
-
-    url = "" if os.environ.get(DATABASE_URL) else load_settings(folder).database.url
-    return database_target(folder, url)
-
-
 def _nobody_runs(folder: Path) -> AbstractContextManager[object]:
     from ares_p2p.datadir import DataDirLock
 
@@ -157,13 +131,10 @@ def _nobody_runs(folder: Path) -> AbstractContextManager[object]:
 @contextmanager
 def _progress_bar(*, quiet: bool) -> Iterator[OnProgress]:
     """Give what draws on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
+    with progress_bars(*columns, quiet=quiet) as bar:
         task = bar.add_task("rows", total=None)
 
         def show(table: str, done: int, total: int) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ares_coordinator.commands.shared import AsJson, DataDir, folder_of, progress_bars, target_of
 from ares_p2p.errors import ConfigFault, DiskFull, LedgerTampered, UnknownWorker
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ app = typer.Typer(
     help="The ledger: verify every row, export it, prove a posting, show a worker.",
     no_args_is_help=True,
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where this coordinator keeps everything.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @app.command()
@@ -249,7 +244,6 @@ def _show_posting(posting: Posting) -> None:
 
 @contextmanager
 def _opened(data_dir: Path | None) -> Iterator[Snapshot]:
-    from ares_coordinator.commands.db import target_of
     from ares_coordinator.store.snapshot import open_snapshot
 
     snapshot = open_snapshot(target_of(data_dir))
@@ -266,13 +260,13 @@ def _authority(snapshot: Snapshot, data_dir: Path | None) -> tuple[Authority, li
     """
     from ares_coordinator.ledger.findings import Finding
     from ares_coordinator.ledger.signed import Authority
-    from ares_coordinator.settings import IDENTITY_FILE, default_data_dir, load_settings
+    from ares_coordinator.settings import IDENTITY_FILE, load_settings
     from ares_coordinator.store.rows import MetaKey
     from ares_p2p.crypto.keys import load_identity
     from ares_p2p.ids import PeerId
     from ares_p2p.network.invite import network_id_of
 
-    folder = default_data_dir() if data_dir is None else data_dir
+    folder = folder_of(data_dir)
     stored = {key: snapshot.meta(key) for key in (MetaKey.COORDINATOR, MetaKey.NETWORK_ID)}
     if not (folder / IDENTITY_FILE).exists():
         coordinator, network_id = stored.values()
@@ -302,24 +296,15 @@ def _totals(postings: int, rounds: int) -> dict[str, int]:
 @contextmanager
 def _progress(*, quiet: bool, totals: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
     """Give what draws a bar for each part on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
+    with progress_bars(*columns, quiet=quiet) as bar:
         tasks = {part: bar.add_task(part, total=total) for part, total in totals.items()}
         yield lambda part, rows: bar.advance(tasks[part], rows)
 

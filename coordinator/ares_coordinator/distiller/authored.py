@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from ares_coordinator.distiller.judge import Judgement
 from ares_coordinator.distiller.plans import Coverage, Seed
-from ares_p2p.domain import CATEGORIES
-from ares_p2p.errors import TeacherFault
 from ares_p2p.shards import Example
-
-MAX_COUNT: Final = 100_000  # rows of one category in one run
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +63,3 @@ class AuthorReport:
     cost_microusd: int = 0
     cache_saved_microusd: int = 0
     stopped: bool = False
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Check what somebody asks for.
-
-    Raises: TeacherFault: an unknown category, or a count out of range.
-    """
-    for category, count in counts.items():
-        if category not in CATEGORIES:
-            raise TeacherFault(f"category {category[:40]!r}, one of {CATEGORIES} expected")
-        if not 0 <= count <= MAX_COUNT:
-            raise TeacherFault(f"{count} rows of {category}, 0 to {MAX_COUNT} expected")

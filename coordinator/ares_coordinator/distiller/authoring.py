@@ -37,7 +37,6 @@ from ares_coordinator.distiller.authored import (
     AuthorProgress,
     AuthorReport,
     Rejected,
-    check_counts,
 )
 from ares_coordinator.distiller.budget import CategorySpent
 from ares_coordinator.distiller.filters import Reject, fold
@@ -63,6 +62,7 @@ from ares_coordinator.distiller.plans import (
 from ares_coordinator.distiller.prompts import TASKS_PER_REQUEST, Task, tasks_ask
 from ares_coordinator.distiller.replies import PROVIDER_URL
 from ares_coordinator.distiller.requests import Client, RequestDesk, check_permission
+from ares_coordinator.distiller.teacher import check_counts
 from ares_coordinator.settings import TeacherSection
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock

@@ -15,12 +15,11 @@ from typing import Final
 
 from ares_coordinator.distiller.filters import Deduplicator, Reject
 from ares_coordinator.distiller.procedural import verify_all
-from ares_coordinator.distiller.teacher import Teacher
+from ares_coordinator.distiller.teacher import Teacher, check_counts
 from ares_p2p.errors import TeacherFault
 from ares_p2p.shards import CATEGORIES, Example, split_of
 
 BATCH: Final = 64  # rows between two reports of progress
-MAX_COUNT: Final = 100_000  # rows of one category in one build
 MAX_TRIES: Final = 20  # rows asked for, per row wanted, before a teacher counts as exhausted
 
 
@@ -44,18 +43,6 @@ class Progress:
 
 def _no_report(_: Progress) -> None:
     return None
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Check what somebody asks for.
-
-    Raises: TeacherFault: an unknown category, or a count out of range.
-    """
-    for category, count in counts.items():
-        if category not in CATEGORIES:
-            raise TeacherFault(f"category {category[:40]!r}, one of {CATEGORIES} expected")
-        if not 0 <= count <= MAX_COUNT:
-            raise TeacherFault(f"{count} rows of {category}, 0 to {MAX_COUNT} expected")
 
 
 def _judge(batch: Sequence[Example], deduplicate: Deduplicator) -> list[Example | Reject]:

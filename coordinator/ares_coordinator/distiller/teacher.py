@@ -6,10 +6,13 @@ its own documentation why it cannot (a paid model does not).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
-from ares_p2p.shards import Example
+from ares_p2p.errors import TeacherFault
+from ares_p2p.shards import CATEGORIES, Example
+
+MAX_COUNT: Final = 100_000  # rows of one category in one build
 
 
 class Teacher(Protocol):
@@ -37,3 +40,15 @@ class Teacher(Protocol):
             start: number of the first row, for going on after a restart.
         Raises: TeacherFault: the teacher cannot answer as configured.
         """
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Check what somebody asks for.
+
+    Raises: TeacherFault: an unknown category, or a count out of range.
+    """
+    for category, count in counts.items():
+        if category not in CATEGORIES:
+            raise TeacherFault(f"category {category[:40]!r}, one of {CATEGORIES} expected")
+        if not 0 <= count <= MAX_COUNT:
+            raise TeacherFault(f"{count} rows of {category}, 0 to {MAX_COUNT} expected")

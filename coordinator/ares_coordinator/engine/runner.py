@@ -444,8 +444,8 @@ class Engine:
         def waiting() -> set[PeerId]:
             return self.presence.working_on(cycle.number, now_ms=self.clock.now_ms())
 
-        book = TierBook(self.db, self.clock, rules_of(self.settings.credit))
-        return Seating(book, cycle.config.limits.max_peers_per_round, waiting)
+        assert self._assignments is not None
+        return Seating(self._assignments.tiers, cycle.config.limits.max_peers_per_round, waiting)
 
     async def _audit_forever(self, audits: AuditQueue) -> None:
         """Audit beside the rounds; a fault there is told and tried again, never stops a round."""
