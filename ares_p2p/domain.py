@@ -105,6 +105,7 @@ class TrainingConfig:
     outer_momentum: float
     codec_bits: int
     codec_block: int
+    down_bits: int = 0  # of the parts of a round's sum; 0: never exchanged by parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class RoundPlan:
     min_steps: int
     max_steps: int
     inner_lr: float
+    parts: int = 0  # of the sum, each made by few and fetched by all; 0: all fetch everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,14 @@ class RoundCorrection:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRef:
+    """One part of a round's sum, encoded like a contribution."""
+
+    blob_id: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoundManifest:
     """Written by the coordinator: what the round came to."""
 
@@ -279,6 +289,7 @@ class RoundManifest:
     next_state_size_bytes: int
     final: bool  # the cycle's last round
     corrections: tuple[RoundCorrection, ...] = ()  # at most one
+    parts: tuple[PartRef, ...] = ()  # in order; as many as the plan names
 
 
 class AuditOutcome(StrEnum):
@@ -436,6 +447,8 @@ class PeerStatus:
     state: Digest  # newest state it holds
     held_blobs: tuple[Digest, ...]
     role: str = "trainer"  # or "auditor": no round waits for it
+    upload_bytes_per_s: float = 0.0  # measured; 0: not yet
+    way: str = ""  # how it reaches the network: "p2p", "relay" or "http"
 
 
 Payload = (

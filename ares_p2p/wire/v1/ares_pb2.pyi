@@ -112,7 +112,7 @@ class AdapterRef(_message.Message):
     def __init__(self, cycle: _Optional[int] = ..., sha256: _Optional[bytes] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
 
 class TrainingConfig(_message.Message):
-    __slots__ = ("rank", "alpha", "targets", "quantization", "compute_dtype", "gradient_checkpointing", "sequence_length", "sequences_per_step", "min_steps", "max_steps", "inner_lr", "beta2", "eps", "max_grad_norm", "outer_lr", "outer_momentum", "codec_bits", "codec_block")
+    __slots__ = ("rank", "alpha", "targets", "quantization", "compute_dtype", "gradient_checkpointing", "sequence_length", "sequences_per_step", "min_steps", "max_steps", "inner_lr", "beta2", "eps", "max_grad_norm", "outer_lr", "outer_momentum", "codec_bits", "codec_block", "down_bits")
     RANK_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class TrainingConfig(_message.Message):
     OUTER_MOMENTUM_FIELD_NUMBER: _ClassVar[int]
     CODEC_BITS_FIELD_NUMBER: _ClassVar[int]
     CODEC_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BITS_FIELD_NUMBER: _ClassVar[int]
     rank: int
     alpha: int
     targets: _containers.RepeatedScalarFieldContainer[str]
@@ -149,7 +150,8 @@ class TrainingConfig(_message.Message):
     outer_momentum: float
     codec_bits: int
     codec_block: int
-    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ..., quantization: _Optional[str] = ..., compute_dtype: _Optional[str] = ..., gradient_checkpointing: _Optional[bool] = ..., sequence_length: _Optional[int] = ..., sequences_per_step: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., inner_lr: _Optional[float] = ..., beta2: _Optional[float] = ..., eps: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., outer_lr: _Optional[float] = ..., outer_momentum: _Optional[float] = ..., codec_bits: _Optional[int] = ..., codec_block: _Optional[int] = ...) -> None: ...
+    down_bits: int
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ..., quantization: _Optional[str] = ..., compute_dtype: _Optional[str] = ..., gradient_checkpointing: _Optional[bool] = ..., sequence_length: _Optional[int] = ..., sequences_per_step: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., inner_lr: _Optional[float] = ..., beta2: _Optional[float] = ..., eps: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., outer_lr: _Optional[float] = ..., outer_momentum: _Optional[float] = ..., codec_bits: _Optional[int] = ..., codec_block: _Optional[int] = ..., down_bits: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_peers_per_round", "max_blob_bytes", "max_dataset_bytes")
@@ -238,7 +240,7 @@ class DatasetManifest(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., content: _Optional[_Union[DatasetContent, _Mapping]] = ..., held_out_sha256: _Optional[bytes] = ...) -> None: ...
 
 class RoundPlan(_message.Message):
-    __slots__ = ("header", "cycle_config_sha256", "previous_manifest_sha256", "state", "state_size_bytes", "opens_ms", "commit_deadline_ms", "serve_deadline_ms", "min_steps", "max_steps", "inner_lr")
+    __slots__ = ("header", "cycle_config_sha256", "previous_manifest_sha256", "state", "state_size_bytes", "opens_ms", "commit_deadline_ms", "serve_deadline_ms", "min_steps", "max_steps", "inner_lr", "parts")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CYCLE_CONFIG_SHA256_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +252,7 @@ class RoundPlan(_message.Message):
     MIN_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     INNER_LR_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     cycle_config_sha256: bytes
     previous_manifest_sha256: bytes
@@ -261,7 +264,8 @@ class RoundPlan(_message.Message):
     min_steps: int
     max_steps: int
     inner_lr: float
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., cycle_config_sha256: _Optional[bytes] = ..., previous_manifest_sha256: _Optional[bytes] = ..., state: _Optional[bytes] = ..., state_size_bytes: _Optional[int] = ..., opens_ms: _Optional[int] = ..., commit_deadline_ms: _Optional[int] = ..., serve_deadline_ms: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., inner_lr: _Optional[float] = ...) -> None: ...
+    parts: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., cycle_config_sha256: _Optional[bytes] = ..., previous_manifest_sha256: _Optional[bytes] = ..., state: _Optional[bytes] = ..., state_size_bytes: _Optional[int] = ..., opens_ms: _Optional[int] = ..., commit_deadline_ms: _Optional[int] = ..., serve_deadline_ms: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., inner_lr: _Optional[float] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("header", "plan_sha256", "state", "blob_id", "blob_size_bytes", "steps", "tokens", "first_example", "previous_commit_sha256", "mean_loss", "device", "profile")
@@ -359,8 +363,16 @@ class RoundCorrection(_message.Message):
     held_out_after: float
     def __init__(self, round: _Optional[int] = ..., manifest_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., held_out_before: _Optional[float] = ..., held_out_bad: _Optional[float] = ..., held_out_after: _Optional[float] = ...) -> None: ...
 
+class PartRef(_message.Message):
+    __slots__ = ("blob_id", "size_bytes")
+    BLOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    blob_id: bytes
+    size_bytes: int
+    def __init__(self, blob_id: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class RoundManifest(_message.Message):
-    __slots__ = ("header", "plan_sha256", "commit_set_sha256", "entries", "next_state", "next_state_size_bytes", "final", "corrections")
+    __slots__ = ("header", "plan_sha256", "commit_set_sha256", "entries", "next_state", "next_state_size_bytes", "final", "corrections", "parts")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
     COMMIT_SET_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -369,6 +381,7 @@ class RoundManifest(_message.Message):
     NEXT_STATE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     plan_sha256: bytes
     commit_set_sha256: bytes
@@ -377,7 +390,8 @@ class RoundManifest(_message.Message):
     next_state_size_bytes: int
     final: bool
     corrections: _containers.RepeatedCompositeFieldContainer[RoundCorrection]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., plan_sha256: _Optional[bytes] = ..., commit_set_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., next_state: _Optional[bytes] = ..., next_state_size_bytes: _Optional[int] = ..., final: _Optional[bool] = ..., corrections: _Optional[_Iterable[_Union[RoundCorrection, _Mapping]]] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[PartRef]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., plan_sha256: _Optional[bytes] = ..., commit_set_sha256: _Optional[bytes] = ..., entries: _Optional[_Iterable[_Union[ManifestEntry, _Mapping]]] = ..., next_state: _Optional[bytes] = ..., next_state_size_bytes: _Optional[int] = ..., final: _Optional[bool] = ..., corrections: _Optional[_Iterable[_Union[RoundCorrection, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[PartRef, _Mapping]]] = ...) -> None: ...
 
 class SettlementEntry(_message.Message):
     __slots__ = ("commit_sha256", "peer", "outcome", "code", "message", "reward_ucredits", "balance_ucredits", "streak", "shadow")
@@ -492,7 +506,7 @@ class LedgerHead(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., size: _Optional[int] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("header", "software", "protocol", "device", "profile", "tokens_per_s", "state", "held_blobs", "role")
+    __slots__ = ("header", "software", "protocol", "device", "profile", "tokens_per_s", "state", "held_blobs", "role", "upload_bytes_per_s", "way")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
@@ -502,6 +516,8 @@ class PeerStatus(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     HELD_BLOBS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
     header: Header
     software: str
     protocol: int
@@ -511,7 +527,9 @@ class PeerStatus(_message.Message):
     state: bytes
     held_blobs: _containers.RepeatedScalarFieldContainer[bytes]
     role: str
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., software: _Optional[str] = ..., protocol: _Optional[int] = ..., device: _Optional[str] = ..., profile: _Optional[str] = ..., tokens_per_s: _Optional[float] = ..., state: _Optional[bytes] = ..., held_blobs: _Optional[_Iterable[bytes]] = ..., role: _Optional[str] = ...) -> None: ...
+    upload_bytes_per_s: float
+    way: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., software: _Optional[str] = ..., protocol: _Optional[int] = ..., device: _Optional[str] = ..., profile: _Optional[str] = ..., tokens_per_s: _Optional[float] = ..., state: _Optional[bytes] = ..., held_blobs: _Optional[_Iterable[bytes]] = ..., role: _Optional[str] = ..., upload_bytes_per_s: _Optional[float] = ..., way: _Optional[str] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("ack", "code", "message")
