@@ -19,7 +19,7 @@ from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.crypto.keys import Identity
-from ares_p2p.domain import CommitAck, Header, Payload, RoundPlan
+from ares_p2p.domain import CommitAck, Header, LedgerHead, Payload, RoundPlan
 from ares_p2p.errors import InternalFault, NetworkFault, StaleSequence
 from ares_p2p.ids import PeerId
 from ares_p2p.network.records import Records
@@ -37,6 +37,7 @@ PUBLISH_TRIES = 30  # half a minute of an unreachable DHT; republication goes on
 T = TypeVar("T")
 P = TypeVar("P", bound=Payload)
 PLAN_KIND = kind_of(RoundPlan)
+HEAD_KIND = kind_of(LedgerHead)
 log = structlog.get_logger(__name__)
 
 
@@ -105,6 +106,9 @@ class Herald:
             from_round: records of earlier rounds are left to expire: nobody waits for them.
         """
         rows = await self.db.call(self.db.store.records_to_publish, cycle, from_round=from_round)
+        head = await self.db.call(self.db.store.latest_record, HEAD_KIND)
+        if head is not None and head.cycle < cycle:  # of the cycle before, until the first page
+            rows = (head, *rows)
         newest_plan = max((row.seq for row in rows if row.kind == PLAN_KIND), default=0)
         for row in rows:
             if row.kind == PLAN_KIND and row.seq < newest_plan:

@@ -485,3 +485,14 @@ async def test_kill_anywhere_leaves_the_same_ledger(
     assert found is not None
     assert found.payload == again.settlement(2)
     verify_balances(again.store)
+
+
+async def test_a_restart_in_the_next_cycle_still_publishes_the_newest_head(
+    reopened: Callable[..., Books],
+) -> None:
+    books = reopened()  # with a DHT that has forgotten everything
+    assert await books.records.fetch(LedgerHead) is None
+    await books.herald.republish(CYCLE + 1, from_round=0)
+    found = await books.records.fetch(LedgerHead)
+    assert found is not None
+    assert found.payload.size == len(books.store.postings(limit=1000))
