@@ -1,32 +1,12 @@
-"""Filters: pure stages `(row) -> row | Reject`, each with a stable reason.
-
-Exact only: the key of a row (a task asked twice) and its folded text (a prompt written twice).
-Near duplicates by MinHash are no use on templated rows: it flags nearly all of them.
-"""
+"""The same task or the same prompt a second time: exact, by key and by folded text."""
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from dataclasses import dataclass, field
-from typing import Literal
 
+from ares_coordinator.distiller.filters.base import Reject, fold
 from ares_p2p.shards import Example
-
-Reason = Literal["duplicate_key", "duplicate_text", "unverified", "unlicensed", "contaminated"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that is left out, and why."""
-
-    reason: Reason
-    detail: str = ""
-
-
-def fold(text: str) -> str:
-    """Return `text` in one case, one width and with single spaces: what a reader calls the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def prompt_sha256(example: Example) -> bytes:
