@@ -91,7 +91,7 @@ def test_free_rider_with_noise_as_long_as_work_is_seen_while_the_others_agree() 
 def test_thirty_percent_of_colluding_label_flippers_are_contained() -> None:
     """Their loss falls on their own labels: a direction like another. Audits have to find them."""
     lies = [act.LabelFlip() for _ in range(BAD)]
-    check_contained(*lies, codes={ApartFromOthers.code, OpposesOthers.code}, share=0.4, weight=0.6)
+    check_contained(*lies, codes={ApartFromOthers.code, OpposesOthers.code}, share=0.4, weight=0.4)
 
 
 def test_little_is_enough_is_contained() -> None:
