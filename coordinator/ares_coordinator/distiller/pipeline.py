@@ -61,10 +61,10 @@ def _judge(batch: Sequence[Example], deduplicate: Deduplicator) -> list[Example 
 
 
 def _category_rows(
-    teacher: Teacher, category: str, *, count: int, seed: int, deduplicate: Deduplicator,
-    rejected: Counter[str], on_progress: Callable[[Progress], None],
+    teacher: Teacher, category: str, *, count: int, seed: int, given: Sequence[Example],
+    deduplicate: Deduplicator, rejected: Counter[str], on_progress: Callable[[Progress], None],
 ) -> list[Example]:  # fmt: skip
-    rows: list[Example] = []
+    rows = [row for row in given if row.category == category]
     source = teacher.generate(category, count * MAX_TRIES, seed=seed, start=0)
     while len(rows) < count:
         batch = list(islice(source, BATCH))
@@ -87,6 +87,7 @@ def build_dataset(
     *,
     counts: Mapping[str, int],
     seed: int,
+    given: Sequence[Example] = (),
     forbidden_keys: frozenset[str] = frozenset(),
     on_progress: Callable[[Progress], None] = _no_report,
 ) -> Dataset:
@@ -94,8 +95,9 @@ def build_dataset(
 
     Args:
         teacher: who writes the rows.
-        counts: category -> rows wanted, both sides of the split together.
+        counts: category -> rows wanted, both sides of the split together; given ones may be more.
         seed: of the cycle; 0 and up.
+        given: rows from elsewhere, screened already; they count, and the teacher makes the rest.
         forbidden_keys: keys of sealed sets, which never enter a dataset.
         on_progress: called after every batch; may raise to stop the build.
     Returns: rows interleaved over the categories, so that every stretch of them is mixed.
@@ -106,13 +108,19 @@ def build_dataset(
         raise TeacherFault(f"seed {seed}: negative seeds belong to the shipped base")
     rejected: Counter[str] = Counter()
     deduplicate = Deduplicator(forbidden_keys)
+    taken = []
+    for row in given:
+        result = deduplicate(row)
+        if isinstance(result, Reject):
+            rejected[result.reason] += 1
+        else:
+            taken.append(row)
     parts = [
         _category_rows(
-            teacher, category, count=counts[category], seed=seed, deduplicate=deduplicate,
-            rejected=rejected, on_progress=on_progress,
+            teacher, category, count=counts.get(category, 0), seed=seed, given=taken,
+            deduplicate=deduplicate, rejected=rejected, on_progress=on_progress,
         )
         for category in CATEGORIES
-        if counts.get(category)
     ]  # fmt: skip
     placed = [
         ((i + 0.5) / len(part), n, row)

@@ -15,8 +15,12 @@ from typing import Any, Final
 from ares_coordinator.distiller.filters.base import Reject, prose
 from ares_p2p.shards import Example
 
-MIN_LETTERS: Final = 60
-SURE: Final = 0.95
+MIN_LETTERS: Final = 50
+SURE: Final = 0.9
+MIN_ASKED_LETTERS: Final = (
+    20  # a question is short; that it is in *another* language must be likely
+)
+LIKELY: Final = 0.85
 _NOT_WORDS: Final = re.compile(r"`[^`\n]*`|https?://\S+|[^\W\d_]*[\d_=<>{}()\[\]\\/#@|]+\S*")
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _TRANSLATION: Final = re.compile(
@@ -36,13 +40,15 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def language_of(text: str) -> str | None:
+def language_of(
+    text: str, *, min_letters: int = MIN_LETTERS, probability: float = SURE
+) -> str | None:
     """Return the language of a text as ISO 639-1; None when nothing sure can be said."""
     words = _NOT_WORDS.sub(" ", prose(text))
-    if len(_LETTER.findall(words)) < MIN_LETTERS:
+    if len(_LETTER.findall(words)) < min_letters:
         return None
-    code, probability = _identifier().classify(words)
-    return str(code) if probability >= SURE else None
+    code, found = _identifier().classify(words)
+    return str(code) if found >= probability else None
 
 
 class LanguageFilter:
@@ -70,7 +76,7 @@ class LanguageFilter:
         asked = " ".join(m.content for m in example.messages if m.role in ("system", "user"))
         if _TRANSLATION.search(asked):
             return None
-        expected = language_of(asked)
+        expected = language_of(asked, min_letters=MIN_ASKED_LETTERS, probability=LIKELY)
         if expected is not None and expected != found:
             return Reject("language", f"asked in {expected}, answered in {found}")
         return None

@@ -53,6 +53,7 @@ _PLACEHOLDER: Final = re.compile(
     r"(?i)^[<${%\[(]|your|example|placeholder|change|xxx|\.\.\.|\*\*\*|dummy|redacted|password|secret|"
     r"os\.|env|getenv|get\(|None|null|True|False|str\b|string|input|\("
 )
+MIN_SECRET_CHARS: Final = 8
 _EMAIL: Final = re.compile(r"(?<![\w.+/-])([\w.+-]+)@((?:[\w-]+\.)+[a-z]{2,})\b", re.I)
 _NOBODY: Final = frozenset(
     "user users username name you your me someone somebody test tester admin info contact support help "
@@ -64,6 +65,10 @@ _IBAN: Final = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1
 _SSN: Final = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
 _SSN_NAMED: Final = re.compile(r"(?i)social security|\bssn\b")
 _CARD_STARTS: Final = ("4", "5", "2", "34", "37", "36", "38", "6")
+_PHONE_NAMED: Final = re.compile(
+    r"(?i)\b(?:phone|tel(?:ephone|efon|éfono)?|téléphone|mobile|handy|call)\b"
+)
+_REGIONS: Final = ("US", "GB", "DE", "FR", "ES")  # of numbers without a country, where one is named
 _TEXT_LIMIT: Final = 200_000  # of one message; the patterns are linear, so only time is bounded
 
 
@@ -100,12 +105,11 @@ def secret(example: Example) -> Reject | None:
 
 
 def _is_secret(value: str) -> bool:
-    """Whether a value looks like one that somebody uses: long, of several kinds of characters."""
+    """Whether a value looks like one that somebody uses: long, with digits among its letters."""
     value = value.rstrip(".!?)")
-    if _PLACEHOLDER.search(value) or value.isalpha():
+    if len(value) < MIN_SECRET_CHARS or _PLACEHOLDER.search(value):
         return False
-    kinds = (str.islower, str.isupper, str.isdigit, lambda char: not char.isalnum())
-    return sum(any(kind(char) for char in value) for kind in kinds) >= 2
+    return any(map(str.isdigit, value)) and not value.isdigit()
 
 
 def personal_data(example: Example) -> Reject | None:
@@ -131,7 +135,7 @@ def _personal(text: str) -> str | None:
     for match in _SSN.finditer(text):
         if ssn.is_valid(match[0]) or _SSN_NAMED.search(text):
             return "social security number"
-    for found in phonenumbers.PhoneNumberMatcher(text, None):
-        if phonenumbers.is_valid_number(found.number):
-            return "phone"
+    regions = (None, *_REGIONS) if _PHONE_NAMED.search(text) else (None,)
+    if any(phonenumbers.PhoneNumberMatcher(text, region).has_next() for region in regions):
+        return "phone"
     return None

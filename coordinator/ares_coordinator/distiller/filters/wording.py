@@ -9,6 +9,7 @@ can't": there only a refusal of the request itself counts.
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from typing import Final
 
@@ -19,7 +20,8 @@ _HEAD_CHARS: Final = 320  # a refusal says so early
 _HELP: Final = (
     r"(?:help|assist|do (?:that|this)|provide|comply|fulfil+|support|answer|write|create|generate|"
     r"give|offer|share|discuss|continue|engage|participate|complete|proceed|advise|tell|comment|"
-    r"explain|recommend|produce|take part)"
+    r"explain|recommend|produce|take part|spoil|execute|run|browse|access|look (?:that |this |it )?up|"
+    r"control|say (?:what|whether|who)|write poems?)"
 )
 _REFUSAL: Final = re.compile(
     "|".join(
@@ -45,6 +47,20 @@ _REFUSAL: Final = re.compile(
                 r"\b(?:can(?:no|['’])?t|not able|unable|don['’]t|do not|must not)\b"
             ),
             (
+                r"\bi(?:['’]ll| will| would|['’]d) (?:leave (?:it|that|the rest) (?:to|for) you|let you (?:fill|work|figure))"
+            ),
+            (
+                r"\bplease (?:contact|consult|see|ask|call|visit|speak (?:to|with)|reach out to) an? (?:licen[sc]ed|qualified|"
+                r"certified|professional|trained|doctor|lawyer|specialist|expert|physician|plumber|electrician)"
+            ),
+            (r"\b(?:it is|it['’]s|it isn['’]t|it is not) (?:not )?possible for me to\b"),
+            (r"\bi (?:would|['’]d) (?:not want to|rather not|prefer not to)\b"),
+            (r"\bi (?:need|have) to stop (?:here|there|now)?"),
+            (
+                r"\bje ne peux donc pas\b|\ben tant qu['’]intelligence artificielle\b|\bals (?:ki|künstliche intelligenz|sprachmodell)\b"
+                r".{0,80}\b(?:kann|darf) ich\b|\bcomo (?:ia|inteligencia artificial|modelo de lenguaje)\b.{0,80}\bno (?:puedo|tengo)\b"
+            ),
+            (
                 r"\b(?:goes|is|would be) (?:against|beyond|outside) (?:my|the|our) "
                 r"(?:guidelines|policy|policies|principles|programming|capabilities|scope|rules)"
             ),
@@ -67,22 +83,22 @@ _OF_THE_REQUEST: Final = re.compile(
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|„[^“”]*[“”]|\*[^*]*\*|^>.*$", re.M)
 
 MIN_CHECKED_CHARS: Final = 160  # a shorter answer may end as it likes
-_ENDS: Final = frozenset(".!?…:;)]}>\"'”’»`*_|~。！？")
+MIN_ITEMS: Final = 1  # before the last, all ended as items of a list do that have ends
 _LIST_LINE: Final = re.compile(r"^\s*(?:[-*+•|>#]|\d+[.)]|[A-Za-z][.)]\s)")
-_FENCE_LINE: Final = re.compile(r"^[ \t]*(?:```|~~~)", re.M)
+_FENCE_LINE: Final = re.compile(r"^ {0,3}(?:```|~~~)", re.M)
 _CUT_WORD: Final = re.compile(
-    r"(?:,|\b(?:and|or|but|the|a|an|of|to|in|with|for|that|which|because|is|are|und|oder|der|die|das|"
+    r"(?:,|\b(?:and|or|but|the|a|an|of|to|in|with|for|that|which|because|is|are|therefore|thus|hence|und|oder|der|die|das|"
     r"et|ou|le|la|les|de|y|o|el|los))\s*$",
     re.I,
 )
 
 MIN_ASKED: Final = re.compile(
     r"\b(?:explain|describe|write|compose|essay|story|poem|summari[sz]e|paragraph|discuss|"
-    r"step by step|in detail|compare|function|program|plan|letter|e-?mail|erkläre|beschreibe|schreibe|"
+    r"step by step|in detail|compare|function|program|plan|letter|e-?mail|how (?:do|does|can|should|would)|tell|why|erkläre|beschreibe|schreibe|"
     r"explique|décri\w+|écri\w+|explica|describe|escribe)\b",
     re.I,
 )
-MIN_CHARS: Final = 40  # of an answer to a task of that kind
+MIN_CHARS: Final = 12  # of an answer to a task of that kind
 MAX_CHARS: Final = 60_000
 MAX_SHORT_CHARS: Final = 4_000  # of an answer to "yes or no", "in one word"
 _SHORT_ASKED: Final = re.compile(
@@ -98,6 +114,9 @@ _SHORT_QUESTION_WORDS: Final = re.compile(
 _LOOP_WORDS: Final = 4
 _MIN_LOOP_WORDS: Final = 40
 _MAX_LOOPED: Final = 0.45  # share of runs of four words that were there before
+_MIN_POOR_WORDS: Final = 60
+_MAX_POOR_WORDS: Final = 400
+_POOR: Final = 0.25  # of different words to words; prose of 60 words is near 0.7, of 500 near 0.45
 _MIN_RATIO_CHARS: Final = 600
 _MIN_RATIO: Final = 0.16  # of compressed to plain: English prose is near 0.45, tables near 0.25
 _WORD: Final = re.compile(r"[^\W\d_]+|\d+")
@@ -126,11 +145,21 @@ def truncated(example: Example) -> Reject | None:
     last_line = text.rsplit("\n", 1)[-1]
     if _CUT_WORD.search(last_line) and not fences(text[-len(last_line) :]):
         return Reject("truncated", f"ends with {last_line[-40:]!r}")
-    if not text or text[-1] in _ENDS or _LIST_LINE.match(last_line):
+    if not text or _is_end(text[-1]):
+        return None
+    if _LIST_LINE.match(last_line):
+        items = [line.rstrip() for line in text.splitlines() if _LIST_LINE.match(line)][:-1]
+        if len(items) >= MIN_ITEMS and all(_is_end(item[-1]) for item in items):
+            return Reject("truncated", f"the last item ends with {last_line[-40:]!r}")
         return None
     if len(last_line) < 60 and text.count("\n") >= 3:
         return None  # a poem, a table without bars, a signature
     return Reject("truncated", f"ends with {last_line[-40:]!r}")
+
+
+def _is_end(char: str) -> bool:
+    """Whether a text may end with a character: punctuation but a comma, or a symbol."""
+    return unicodedata.category(char)[0] in "PS" and char not in ",-–—("
 
 
 def length(example: Example) -> Reject | None:
@@ -152,12 +181,16 @@ def length(example: Example) -> Reject | None:
 def repetitive(example: Example) -> Reject | None:
     """Leave out an answer that goes round in circles."""
     for answer in answers(example):
-        words = _WORD.findall(answer.casefold())
+        words = ["0" if word.isdigit() else word for word in _WORD.findall(answer.casefold())]
         runs = [tuple(words[i : i + _LOOP_WORDS]) for i in range(len(words) - _LOOP_WORDS + 1)]
         if len(words) >= _MIN_LOOP_WORDS:
             looped = 1 - len(set(runs)) / len(runs)
             if looped > _MAX_LOOPED:
                 return Reject("repetitive", f"{looped:.0%} of its runs of words come again")
+        if _MIN_POOR_WORDS <= len(words) <= _MAX_POOR_WORDS and len(set(words)) < _POOR * len(
+            words
+        ):
+            return Reject("repetitive", f"{len(set(words))} different words of {len(words)}")
         if len(answer) >= _MIN_RATIO_CHARS:
             ratio = len(zlib.compress(answer.encode(), 9)) / len(answer.encode())
             if ratio < _MIN_RATIO:
