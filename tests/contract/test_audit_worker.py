@@ -16,7 +16,7 @@ import pytest
 
 from ares_coordinator.audit.client import ComputeWorker, WorkerNotReady
 from ares_coordinator.audit.verdicts import Measures, Verdict, judge_replay
-from ares_coordinator.datasets import make_dataset
+from ares_coordinator.datasets import DatasetMaker
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import load_rows, prepare_cycle
@@ -91,7 +91,7 @@ async def prepare(folder: Path) -> Cycle:
     files, clock = DataLayout(folder), SystemClock()
     db = StoreThread(open_store(folder / "ares.db"), AtOnce(1))
     row = db.store.begin_cycle(1, now_ms=1, secret_seed=bytes(32), assignment_key=bytes(32))
-    make_dataset(row, settings.data, files, now_ms=1, on_progress=lambda _: None)
+    await DatasetMaker(settings, files, db, clock, lambda _: None).make(row)
     blobs = BlobStore(files.blobs)
     herald = Herald(identity(1), "net", db, None, clock)  # type: ignore[arg-type]
     prepared = await prepare_cycle(
