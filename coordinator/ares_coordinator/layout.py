@@ -27,6 +27,15 @@ class DataLayout:
         """Files on their way from the worker into the blobs; nothing in it is missed."""
         return self.root / "scratch"
 
+    def raw_rows(self, cycle: int) -> Path:
+        """Folder of what was imported and taught for a cycle, before it is split."""
+        return self.root / "ares-training-data" / f"cycle-{cycle}"
+
+    @property
+    def evaluation_sets(self) -> Path:
+        """Folder of `*.ngrams`: evaluation sets of which no row may hold a run of words."""
+        return self.root / "ares-training-data" / "evaluation-sets"
+
     def dataset(self, cycle: int) -> Path:
         """Folder of a cycle's `train.jsonl` and `eval.jsonl`."""
         return self.root / "ares-datasets" / f"cycle-{cycle}"

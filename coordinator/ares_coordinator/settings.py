@@ -66,9 +66,9 @@ class BaseSection(_Section):
 class DataSection(_Section):
     """What the teacher makes for one cycle."""
 
-    teacher: Literal["procedural"] = "procedural"
     examples_per_category: Positive = 250
     categories: tuple[str, ...] = CATEGORIES
+    languages: tuple[str, ...] = ()  # ISO 639-1 codes that rows may be in; empty: any
     # Of who trains on what, of the adapter's start and of the rows, which are then the same in each
     # cycle: to compare runs. -1: all of it fresh.
     seed: int = Field(default=-1, ge=-1)

@@ -24,9 +24,8 @@ from ares_coordinator.audit.decoys import Decoys
 from ares_coordinator.audit.queue import AuditQueue
 from ares_coordinator.audit.reception import Reception
 from ares_coordinator.context import RunningCycle
-from ares_coordinator.datasets import make_dataset
+from ares_coordinator.datasets import DatasetMaker
 from ares_coordinator.desk import CommitDesk
-from ares_coordinator.distiller.pipeline import Progress
 from ares_coordinator.engine.states import is_over, next_phase
 from ares_coordinator.evaluation import (
     GateResult,
@@ -68,6 +67,7 @@ from ares_p2p.errors import (
     NetworkFault,
     NodeDied,
     NotAnAuditor,
+    TeacherFault,
 )
 from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.network.blobs import Blobs
@@ -215,9 +215,11 @@ class Engine:
             began_ms = self.clock.now_ms()
             try:
                 await phases[row.phase](row)
-            except (NodeDied, ConfigFault):
+            except NodeDied:
                 raise
             except AresError as fault:
+                if isinstance(fault, ConfigFault) and not isinstance(fault, TeacherFault):
+                    raise
                 log.warning(
                     "phase_failed", phase=row.phase.value, code=fault.code, why=fault.message
                 )
@@ -225,8 +227,8 @@ class Engine:
                 self._cycle = None  # publish and load everything again
                 lasting = self.clock.now_ms() - began_ms > FRESH_AFTER_MS
                 tries = 1 if lasting else tries + 1
-                if tries > len(RETRY_S) and not isinstance(fault, NetworkFault):
-                    raise
+                if tries > len(RETRY_S) and not isinstance(fault, NetworkFault | TeacherFault):
+                    raise  # for a teacher the settings say whether to wait
                 await self.clock.sleep(RETRY_S[min(tries, len(RETRY_S)) - 1])
             except Exception as error:
                 await self._note_failure(row, f"{type(error).__name__}: {error}")
@@ -260,19 +262,15 @@ class Engine:
     # --- data ----------------------------------------------------------------------------------
 
     async def _generate(self, row: CycleRow) -> None:
-        def progress(now: Progress) -> None:
-            self.activity = f"generate {now.category}: {now.accepted} of {now.wanted}"
-
-        dataset = await asyncio.to_thread(
-            make_dataset,
-            row,
-            self.settings.data,
-            self.files,
-            now_ms=self.clock.now_ms(),
-            on_progress=progress,
-        )
+        maker = DatasetMaker(self.settings, self.files, self.db, self.clock, self._say)
+        dataset, fallback = await maker.make(row)
+        if fallback:
+            await self._event("teacher-fallback", cycle=row.cycle, why=fallback)
         await self.db.call(self.db.store.save_dataset, dataset)
         await self._advance(row, next_phase(row.phase))
+
+    def _say(self, activity: str) -> None:
+        self.activity = activity
 
     async def _prepare(self, row: CycleRow) -> None:
         prepared = await prepare_cycle(
