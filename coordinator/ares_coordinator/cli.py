@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ares_coordinator.commands import audit, auditors, db, ledger
+from ares_coordinator.commands import audit, auditors, data, db, ledger
 from ares_coordinator.commands.shared import AsJson, DataDir, folder_of
 from ares_p2p.errors import AresError, ConfigFault
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(auditors.app, name="auditors")
+app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 app.add_typer(ledger.app, name="ledger")
 

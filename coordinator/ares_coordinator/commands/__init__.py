@@ -2,6 +2,7 @@
 
     auditors list the auditor peers, name one
     audit    calibrate the thresholds of audits
+    data     rows: generate, stats, inspect, import, export, index
     db       bring the database to the newest revision, move it
     ledger   verify, export and prove what the ledger says
     shared   options, folder and database, progress bars
