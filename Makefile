@@ -11,10 +11,10 @@ export OMP_NUM_THREADS ?= 1
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench attacks proto errors clean
+.PHONY: help install demo test lint format bench bench-swarm attacks lab proto errors clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,12 @@ bench: $(STAMP)  ## The benchmarks; results go to benchmarks/results
 attacks: $(STAMP)  ## Attacks against several rules of aggregation: docs/attacks.md and its picture
 	$(PY) -m benchmarks.attacks
 
+lab: $(STAMP)  ## A scenario behind home links, in network namespaces (root): make lab SCENARIO=cut
+	$(PY) -m benchmarks.lab $(or $(SCENARIO),home-4) $(LAB_ARGS)
+
+bench-swarm: $(STAMP)  ## Ours against hivemind.Optimizer behind home links (root): bytes, time to the same loss
+	$(PY) -m benchmarks.lab.side_by_side --output benchmarks/results/swarm.json
+
 proto: $(STAMP)  ## Generate ares_p2p/wire/v1 from proto/
 	$(PY) scripts/make_proto.py
 
@@ -52,5 +58,5 @@ errors: $(STAMP)  ## Generate docs/errors.md from ares_p2p/errors.py
 	$(PY) scripts/make_errors_doc.py
 
 clean:  ## Remove what was built, except the virtual environment and its packages
-	rm -rf build dist htmlcov demo-out .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist htmlcov demo-out lab-out .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -print | xargs -r rm -rf

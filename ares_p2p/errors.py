@@ -242,6 +242,19 @@ class TeacherAway(NetworkFault):
     default_hint = "Nothing is lost: start again later, what is answered is not asked twice."
 
 
+class GroupMissed(NetworkFault):
+    """A peer did not meet the group that averages a round, or there was no group."""
+
+    code = "ARES-E041"
+    default_hint = "Nothing is lost but this round; open a port (`--port`) if it goes on."
+
+
+class AverageFailed(NetworkFault):
+    """The group that averages a round fell apart before there was a sum."""
+
+    code = "ARES-E042"
+
+
 # --- PeerFault: bytes from somebody else that are refused --------------------------------------
 
 
@@ -379,7 +392,7 @@ class AuditFailed(PeerFault):
 
 
 class AuditVoid(PeerFault):
-    """Replay is neither close enough to pay nor far enough to punish."""
+    """Replay is neither close enough to pay nor far enough to punish, or there was none."""
 
     code = "ARES-E072"
 

@@ -127,7 +127,7 @@ def chunk_list_of(data: bytes | memoryview) -> ChunkList:
     return ChunkList(len(view), tuple(sha256(view[i : i + CHUNK_BYTES]) for i in starts))
 
 
-def chunk_list_of_stream(chunks: Iterable[bytes]) -> ChunkList:
+def chunk_list_of_stream(chunks: Iterable[bytes | memoryview]) -> ChunkList:
     """Return the chunk list of a stream of pieces of any size, in bounded memory."""
     hashes: list[Digest] = []
     size, room, digest = 0, CHUNK_BYTES, hashlib.sha256()

@@ -1,10 +1,10 @@
 """Aggregate, outer step and state digest against the floor that memory sets.
 
-    python benchmarks/bench_aggregate.py --size 168000000 --contributions 16 --output a.json
+    python -m benchmarks.bench_aggregate --size 168000000 --encoded-only --output aggregate.json
 
 The floor is the time to read every contribution once and to read and write theta and mu, measured
 with copies that do just this; the digest's own floor is sha256 over the snapshot's bytes. Goal
-(one core): within 2 floors, digest included. Three ways are measured: from decoded vectors, from
+(one core): within 2 floors, digest included. Floors and work are measured in turns. Three ways are measured: from decoded vectors, from
 encoded blobs (a tenth of the memory, decoding included), and the coordinator's coefficients.
 
 Decoded contributions take 4 x size x contributions bytes of memory; --encoded-only does without.
@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,16 +29,7 @@ from ares_p2p.ids import CHUNK_BYTES
 from ares_p2p.training.layout import layout_of_shapes
 from ares_p2p.training.outer import outer_step_
 from ares_p2p.training.state import TrainingState, state_digest
-
-
-def timed(action: Callable[[], object], *, repeats: int) -> float:
-    """Return the shortest of `repeats` runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+from benchmarks.timing import best_seconds
 
 
 def read_all(vectors: Sequence[Vector]) -> None:
@@ -88,23 +79,27 @@ def run(
         combine(vectors, [1 / contributions] * contributions, out=u)
         outer_step_(theta, mu, u, lr=0.1, momentum=0.5)
 
-    read_s = timed(lambda: read_all(arrays or [common]), repeats=repeats)
-    read_s *= 1 if arrays else contributions
-    floor_s = read_s + timed(lambda: touch(theta, mu), repeats=repeats)
-    hash_floor_s = timed(lambda: hash_all(state), repeats=repeats)
-    digest_s = timed(lambda: state_digest(state), repeats=repeats)
-    measured: dict[str, float] = {}
-    if arrays:
-        measured["decoded"] = timed(lambda: advance(arrays), repeats=repeats)
-    measured["encoded"] = timed(lambda: advance(encoded), repeats=repeats)
     source = arrays or encoded
-    measured["coefficients"] = timed(
-        lambda: robust_coefficients(source, layout=layout), repeats=repeats
-    )
+    actions: dict[str, Callable[[], object]] = {
+        "read": lambda: read_all(arrays or [common]),
+        "touch": lambda: touch(theta, mu),
+        "hash": lambda: hash_all(state),
+        "digest": lambda: state_digest(state),
+        "encoded": lambda: advance(encoded),
+        "coefficients": lambda: robust_coefficients(source, layout=layout),
+    }
+    if arrays:
+        actions["decoded"] = lambda: advance(arrays)
+    measured = best_seconds(actions, repeats=repeats)
+    floor_s = measured.pop("read") * (1 if arrays else contributions) + measured.pop("touch")
+    hash_floor_s, digest_s = measured.pop("hash"), measured.pop("digest")
     return {
         "benchmark": "aggregate",
         "machine": platform.processor() or platform.machine(),
         "numpy": np.__version__,
+        "load": os.getloadavg()[
+            0
+        ],  # processes that wanted a core; above 1 they disturbed each other
         "size": size,
         "contributions": contributions,
         "tensors": tensors,

@@ -148,6 +148,14 @@ class LocalNetwork:
         """The coordinator's data directory."""
         return self.root / "coordinator"
 
+    def host_of(self, _name: str) -> str:
+        """Return the address that a process listens on."""
+        return "127.0.0.1"
+
+    def prefix_of(self, _name: str) -> Sequence[str]:
+        """Return what the command line of a process begins with."""
+        return ()
+
     async def init(
         self, *, base: Path, name: str = "local", settings: Mapping[str, object]
     ) -> None:
@@ -155,7 +163,8 @@ class LocalNetwork:
         self.logs.mkdir(parents=True, exist_ok=True)
         arguments = ["init", "--name", name, "--base", str(base), "--json"]
         arguments += ["--data-dir", str(self.coordinator_dir)]
-        arguments += ["--set", 'network.host="127.0.0.1"', "--set", "network.api_port=0"]
+        host = json.dumps(self.host_of("coordinator"))
+        arguments += ["--set", f"network.host={host}", "--set", "network.api_port=0"]
         for key, value in settings.items():
             arguments += ["--set", f"{key}={json.dumps(value)}"]
         child = await self.start("init", COORDINATOR, arguments)
@@ -165,10 +174,11 @@ class LocalNetwork:
         self.network = facts["network"]
         await child.process.wait()
 
-    async def start_bootstrap(self) -> Child:
+    async def start_bootstrap(self, *, port: int = 0) -> Child:
         """Start the bootstrap node and wait for its address and invite: peers may join from now on."""
-        arguments = ["run", "--network", self.network, "--host", "127.0.0.1", "--json"]
-        arguments += ["--data-dir", str(self.root / "bootstrap"), "--port", "0"]
+        host = self.host_of("bootstrap")
+        arguments = ["run", "--network", self.network, "--host", host, "--json"]
+        arguments += ["--data-dir", str(self.root / "bootstrap"), "--port", str(port)]
         child = await self.start("bootstrap", ("-m", "ares_bootstrap.cli"), arguments)
         facts = await child.wait_for(lambda _: True, timeout_s=START_TIMEOUT_S)
         if "addresses" not in facts:
@@ -206,7 +216,7 @@ class LocalNetwork:
     ) -> Child:
         """Start a peer; its data directory is kept by name, so it may come back."""
         command = ["join", self.invite, "--data-dir", str(self.root / name), "--json"]
-        command += ["--host", "127.0.0.1", "--device", "cpu", "--threads", "1", *arguments]
+        command += ["--host", self.host_of(name), "--device", "cpu", "--threads", "1", *arguments]
         return await self.start(name, program, command)
 
     async def start(
@@ -221,6 +231,7 @@ class LocalNetwork:
         log_file = self.logs / f"{name}.log"
         with log_file.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
+                *self.prefix_of(name),
                 sys.executable,
                 *program,
                 *arguments,

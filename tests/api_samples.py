@@ -48,6 +48,8 @@ LIVE = LiveSnapshot(
     refused_records={"ARES-E052": 2},
     base_name="tiny",
     base_parameters=1_000_000,
+    ways={peer(1): "http"},
+    round_clock="3 peers: 10 s to train",
 )
 
 

@@ -60,7 +60,7 @@ from ares_p2p.rounds.seedchain import revealed_seed, seed_anchor
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
 from ares_peer.evidence import EvidenceStore
 from payloads import identity
-from sim.samples import COORDINATOR, NETWORK_ID, SECRET, cycle_config
+from sim.samples import COORDINATOR, NETWORK_ID, SECRET, TRAINING, cycle_config
 
 ME, OTHER, THIRD = identity(1), identity(2), identity(3)
 EXAMPLES = 500
@@ -135,7 +135,13 @@ class Season:
     """One cycle of rounds, and what `me` keeps of it."""
 
     def __init__(
-        self, *, rounds: int = 30, me: Identity = ME, device: str = "cpu", cycle: int = 3
+        self,
+        *,
+        rounds: int = 30,
+        me: Identity = ME,
+        device: str = "cpu",
+        cycle: int = 3,
+        down_bits: int = 0,
     ) -> None:
         self.me, self.device, self.cycle = me, device, cycle
         self.books = Books()
@@ -145,7 +151,11 @@ class Season:
         content = DatasetContent((), (("code", EXAMPLES),), EXAMPLES, 9)
         dataset = self.signed(DatasetManifest(self.header(), content, NO_DIGEST))
         self.config = dataclasses.replace(
-            cycle_config(rounds=rounds, seed_anchor=seed_anchor(SECRET, rounds=rounds)),
+            cycle_config(
+                rounds=rounds,
+                seed_anchor=seed_anchor(SECRET, rounds=rounds),
+                training=dataclasses.replace(TRAINING, down_bits=down_bits),
+            ),
             header=self.header(),
             dataset_sha256=dataset.payload_sha256,
         )

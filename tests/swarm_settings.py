@@ -5,6 +5,7 @@ from __future__ import annotations
 QUICK: dict[str, object] = {
     "rounds.rounds": 4,
     "rounds.min_peers": 1,
+    "rounds.clock": "fixed",  # one processor for all: a process may be starved for seconds
     "rounds.train_s": 20,
     "rounds.serve_s": 10,
     "rounds.held_out_examples": 8,

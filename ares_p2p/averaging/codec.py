@@ -1,15 +1,20 @@
-"""The compression of pseudo-gradients: dense, blockwise, 2, 3, 4 or 8 bits per element.
+"""The compression of pseudo-gradients: dense, blockwise, 1, 2, 3, 4 or 8 bits per element.
 
 Stateless: equal vectors give equal bytes on every machine, and nothing is remembered between
 rounds. Per block of elements one float16 `step` is stored; with B bits the code c of an element
 stands for (c - (2^B - 1) / 2) * step, 2^B evenly spaced levels without zero. The encoder takes the
 nearest level. `step` comes from the block's largest magnitude, which has the same bits however
-it is computed; sums would not. A block below float16's smallest number (step < 6e-8) becomes zero.
+it is computed. A block below float16's smallest number (step < 6e-8) becomes zero.
+
+With 1 bit the two levels are -step / 2 and step / 2: the sign, and a step of twice the block's
+mean magnitude, which makes the squared error least. The sum is taken in a fixed order (see
+`quantize`). What one bit loses is too much to be lost: it is meant for `feedback`, which adds it to
+the next round's contribution, so for networks without audits.
 
 Format, little-endian:
 
     8 bytes   magic "ARESQNT1"
-    u8        bits, 2, 3, 4 or 8
+    u8        bits, 1, 2, 3, 4 or 8
     u8        zero
     u16       block, elements per step: 32, 64, 128 or 256
     u32       zero
@@ -34,6 +39,8 @@ Refuses: other bits, blocks, sizes or layouts than the round's, NaN, trailing or
 
 from __future__ import annotations
 
+import io
+import math
 import struct
 from dataclasses import dataclass
 
@@ -41,11 +48,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ares_p2p.averaging import packing
+from ares_p2p.averaging.quantize import (
+    FLOAT16,
+    FLOAT16_INFINITY_BITS,
+    GROUP_ELEMENTS,
+    Quantizer,
+)
 from ares_p2p.averaging.vectors import (
     FLOAT32,
     PART_ELEMENTS,
     Vector,
     VectorLayout,
+    VectorSource,
     check_vector,
     parts,
 )
@@ -53,20 +67,12 @@ from ares_p2p.errors import NonFinite, Oversize, PayloadMalformed, ShapeMismatch
 from ares_p2p.ids import Digest
 
 CODEC_MAGIC = b"ARESQNT1"
+WIDTHS = (1, 2, 3, 4, 8)  # bits per element
+BLOCKS = (32, 64, 128, 256)  # elements per step
 DEFAULT_BLOCK = 128
 FRAME_ELEMENTS = PART_ELEMENTS
+_FAR = 60  # binary exponents of a factor that are never near the ends of float32
 _HEADER = struct.Struct("<8sBBHIQ32s")
-_FLOAT16 = np.dtype("<f2")
-_FLOAT16_INFINITY_BITS = 0x7C00
-
-# The outermost level's cell ends at this share of the block's largest magnitude: the least squared
-# error on measured pseudo-gradients, not part of the format. bits -> block -> share
-_RANGE = {
-    2: {32: 0.93, 64: 0.86, 128: 0.78, 256: 0.72},
-    3: {32: 1.0, 64: 0.95, 128: 0.90, 256: 0.85},
-    4: {32: 1.0, 64: 1.0, 128: 0.96, 256: 0.92},
-    8: {32: 1.0, 64: 1.0, 128: 1.0, 256: 1.0},
-}
 
 
 def check_codec(bits: int, block: int) -> None:
@@ -74,9 +80,9 @@ def check_codec(bits: int, block: int) -> None:
 
     Raises: PayloadMalformed: it does not.
     """
-    if bits not in _RANGE or block not in _RANGE[bits]:
+    if bits not in WIDTHS or block not in BLOCKS:
         raise PayloadMalformed(
-            f"codec of {bits} bits, block {block}; 2, 3, 4 or 8 bits, "
+            f"codec of {bits} bits, block {block}; 1, 2, 3, 4 or 8 bits, "
             "block 32, 64, 128 or 256 expected"
         )
 
@@ -92,33 +98,43 @@ def encoded_size_bytes(size: int, *, bits: int, block: int = DEFAULT_BLOCK) -> i
 
 
 def encode(
-    vector: Vector, *, bits: int, layout_sha256: Digest, block: int = DEFAULT_BLOCK
+    vector: Vector | VectorSource,
+    *,
+    bits: int,
+    layout_sha256: Digest,
+    block: int = DEFAULT_BLOCK,
 ) -> bytes:
     """Compress `vector`.
 
     Args:
-        vector: (size,).
-        bits: per element: 2, 3, 4 or 8.
+        vector: (size,); a source is read frame by frame, in order, once.
+        bits: per element: 1, 2, 3, 4 or 8.
         layout_sha256: digest of the vector's layout.
         block: elements per step: 32, 64, 128 or 256.
-    Returns: `encoded_size_bytes` bytes.
+    Returns: `encoded_size_bytes` bytes. Beside them a few megabytes are needed.
     Raises:
         NonFinite: NaN, infinity, or a number too large for a float16 step.
         ShapeMismatch: not a flat float32 vector.
         PayloadMalformed: unknown bits or block.
     """
     check_codec(bits, block)
-    check_vector(vector, size=vector.size, what="vector")
-    data = np.empty(encoded_size_bytes(vector.size, bits=bits, block=block), dtype=np.uint8)
-    header = _HEADER.pack(CODEC_MAGIC, bits, 0, block, 0, vector.size, layout_sha256)
+    if isinstance(vector, np.ndarray):
+        check_vector(vector, size=vector.size, what="vector")
+    size = vector.size
+    # bytes that are written in place, and not copied when they are taken out
+    file = io.BytesIO(bytes(encoded_size_bytes(size, bits=bits, block=block)))
+    data = np.frombuffer(file.getbuffer(), dtype=np.uint8)
+    header = _HEADER.pack(CODEC_MAGIC, bits, 0, block, 0, size, layout_sha256)
     data[: _HEADER.size] = np.frombuffer(header, dtype=np.uint8)
-    work = np.empty(FRAME_ELEMENTS, dtype=FLOAT32)
+    quantizer, reader = Quantizer(bits=bits, block=block), _GroupReader(vector, block)
     offset = _HEADER.size
-    for part in parts(vector.size, part_elements=FRAME_ELEMENTS):
-        stop = offset + _frame_bytes(part.stop - part.start, bits=bits, block=block)
-        _encode_frame(vector[part], data[offset:stop], work=work, bits=bits, block=block)
+    for group in parts(size, part_elements=GROUP_ELEMENTS):
+        stop = encoded_size_bytes(group.stop, bits=bits, block=block)
+        count = group.stop - group.start
+        quantizer.write_frames(reader.read(group), count=count, out=data[offset:stop])
         offset = stop
-    return data.tobytes()
+    del data
+    return file.getvalue()
 
 
 def decode(
@@ -202,6 +218,20 @@ class EncodedVector:
 
     def read(self, part: slice, out: Vector) -> Vector:
         """Decode one frame; see `VectorSource.read`."""
+        return self.read_scaled(part, out, np.float32(1))
+
+    def takes_exactly(self, factor: float) -> bool:
+        """Return whether `read_scaled` rounds nothing, so gives what multiplying later gives.
+
+        A step has 11 significant bits, a level `bits` of them, a float32 24: what is left is
+        for the factor.
+        """
+        mantissa, exponent = math.frexp(factor)
+        room = 24 - 11 - self.bits
+        return abs(exponent) < _FAR and math.ldexp(mantissa, room).is_integer()
+
+    def read_scaled(self, part: slice, out: Vector, factor: np.float32) -> Vector:
+        """Decode one frame, each step multiplied by `factor`: a pass over the elements less."""
         count = part.stop - part.start
         frame = self._frame(part)
         blocks = -(-count // self.block)
@@ -209,7 +239,8 @@ class EncodedVector:
         fits = out.size >= padded
         whole = out[:padded] if fits else np.empty(padded, dtype=FLOAT32)
         packing.unpack_centred(frame[2 * blocks :], self.bits, whole)
-        steps = frame[: 2 * blocks].view(_FLOAT16).astype(FLOAT32)
+        steps = frame[: 2 * blocks].view(FLOAT16).astype(FLOAT32)
+        steps *= factor
         table = whole.reshape(blocks, self.block)
         np.multiply(table, steps[:, None], out=table)
         if not fits:
@@ -221,9 +252,9 @@ class EncodedVector:
         for part in parts(self.size, part_elements=FRAME_ELEMENTS):
             blocks = -(-(part.stop - part.start) // self.block)
             raw = self._frame(part)[: 2 * blocks].view(np.dtype("<u2"))
-            if int(raw.max()) < _FLOAT16_INFINITY_BITS:
+            if int(raw.max()) < FLOAT16_INFINITY_BITS:
                 continue
-            if bool(((raw & _FLOAT16_INFINITY_BITS) == _FLOAT16_INFINITY_BITS).any()):
+            if bool(((raw & FLOAT16_INFINITY_BITS) == FLOAT16_INFINITY_BITS).any()):
                 raise NonFinite(f"a step near element {part.start} is NaN or infinite")
             raise PayloadMalformed(f"a step near element {part.start} is negative")
 
@@ -232,7 +263,7 @@ class EncodedVector:
         widest = 0.0
         for part in parts(self.size, part_elements=FRAME_ELEMENTS):
             blocks = -(-(part.stop - part.start) // self.block)
-            widest = max(widest, float(self._frame(part)[: 2 * blocks].view(_FLOAT16).max()))
+            widest = max(widest, float(self._frame(part)[: 2 * blocks].view(FLOAT16).max()))
         return widest * ((1 << self.bits) - 1) / 2
 
     def _frame(self, part: slice) -> npt.NDArray[np.uint8]:
@@ -248,39 +279,30 @@ class EncodedVector:
 
 def _frame_bytes(count: int, *, bits: int, block: int) -> int:
     blocks = -(-count // block)
-    return blocks * (_FLOAT16.itemsize + block * bits // 8)
+    return blocks * (FLOAT16.itemsize + block * bits // 8)
 
 
-def _encode_frame(
-    values: Vector, frame: npt.NDArray[np.uint8], *, work: Vector, bits: int, block: int
-) -> None:
-    """Encode one frame's `values`, (count,), into `frame`, using `work` as a scratch."""
-    blocks = -(-values.size // block)
-    padded = blocks * block
-    numbers = work[:padded]
-    numbers[values.size :] = 0
-    np.abs(values, out=numbers[: values.size])
-    # reduceat, because reducing the short rows of a table is half as fast
-    largest = np.maximum.reduceat(numbers, np.arange(0, padded, block))  # (blocks,)
-    levels = 1 << bits
-    with np.errstate(over="ignore"):
-        steps = (largest * np.float32(2 * _RANGE[bits][block] / levels)).astype(_FLOAT16)
-    if not bool(np.isfinite(steps).all()):
-        raise NonFinite("vector holds NaN, infinite or far too large numbers")
-    frame[: 2 * blocks].view(_FLOAT16)[...] = steps
-    divisor = steps.astype(FLOAT32)
-    inverse = np.divide(np.float32(1), divisor, out=np.zeros_like(divisor), where=divisor > 0)
+class _GroupReader:
+    """Reads groups of frames, the last one filled up with zeros to whole blocks."""
 
-    table = numbers.reshape(blocks, block)
-    if values.size < padded:
-        numbers[: values.size] = values
-        values = numbers
-    np.multiply(values.reshape(blocks, block), inverse[:, None], out=table)
-    np.add(numbers, np.float32(levels / 2), out=numbers)
-    if bits == 8:
-        np.clip(numbers, np.float32(0), np.float32(levels - 1), out=numbers)
-        codes = numbers.astype(np.uint8)
-    else:  # clipping bytes is faster; a subnormal step overshoots most, by 1.5: 21 fits an int8
-        signed = numbers.astype(np.int8)
-        codes = np.clip(signed, 0, levels - 1, out=signed).view(np.uint8)
-    packing.pack(codes, bits, frame[2 * blocks :])
+    def __init__(self, vector: Vector | VectorSource, block: int) -> None:
+        self._vector, self._block = vector, block
+        self._scratch = np.empty(0, dtype=FLOAT32)
+
+    def read(self, group: slice) -> Vector:
+        """Return the elements of `group`; a view of the vector where that is possible."""
+        vector, count = self._vector, group.stop - group.start
+        padded = -(-count // self._block) * self._block
+        if isinstance(vector, np.ndarray) and count == padded:
+            return vector[group]
+        if self._scratch.size < padded:
+            self._scratch = np.empty(padded, dtype=FLOAT32)
+        values = self._scratch[:padded]
+        values[count:] = 0
+        if isinstance(vector, np.ndarray):
+            values[:count] = vector[group]
+            return values
+        for start in range(group.start, group.stop, FRAME_ELEMENTS):
+            part = slice(start, min(start + FRAME_ELEMENTS, group.stop))
+            vector.read(part, values[part.start - group.start : part.stop - group.start])
+        return values

@@ -1,5 +1,7 @@
 """One download: many chunks from many sources, nothing trusted before its hash fits.
 
+A whole blob, or only the chunks that somebody needs of it.
+
 First the chunk list, from whichever source answers with one that hashes to the blob id. Then
 workers, two per source, take spans of missing chunks; what a source does not deliver goes back
 and another takes it. When nothing is left to take, what one source has been busy with for
@@ -15,7 +17,7 @@ import contextlib
 import functools
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +73,7 @@ class SourceFault:
 
 
 class Download:
-    """Fetches one blob into a store; `run` once."""
+    """Fetches one blob, or some chunks of one, into a store; `run` once."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class Download:
         sources: Sequence[PeerId],
         max_bytes: int,
         progress: Callable[[int, int], None] | None,
+        wanted: Collection[int] | None = None,
     ) -> None:
         self.faults: list[SourceFault] = []
         self.received_bytes = 0
@@ -91,17 +94,18 @@ class Download:
         self._sources = deque(dict.fromkeys(sources))
         self._max_bytes = max_bytes
         self._progress = progress
+        self._wanted = wanted
         self._dropped: set[PeerId] = set()
         self._chunks = ChunkList(0, ())
         self._missing: set[int] = set()
-        self._here_bytes = 0
+        self._here_bytes = self._wanted_bytes = 0
         self._takers: dict[int, dict[PeerId, float]] = {}  # chunk -> sources, since when
         self._changed = asyncio.Condition()
 
     async def run(self, *, timeout_s: float) -> Path:
-        """Return the path of the complete blob.
+        """Return the path of the complete blob; of its unfinished file when not all is wanted.
 
-        Raises: see `Blobs.fetch`.
+        Raises: see `Blobs.fetch` and `Blobs.fetch_chunks`.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -111,10 +115,12 @@ class Download:
                         f"blob {self._name} has {self._chunks.size_bytes:,} bytes, at most "
                         f"{self._max_bytes:,} expected"
                     )
+                wanted = self._all_wanted()
                 good = await asyncio.to_thread(
-                    self._store.begin_partial, self._blob_id, self._chunks
+                    self._store.begin_partial, self._blob_id, self._chunks, self._wanted
                 )
-                self._missing = set(range(len(self._chunks.chunk_sha256))) - good
+                self._missing = wanted - good
+                self._wanted_bytes = sum(map(self._size_of, wanted))
                 self._here_bytes = sum(map(self._size_of, good))
                 self._report()
                 await self._fetch_missing()
@@ -122,7 +128,20 @@ class Download:
             raise BlobUnavailable(
                 f"blob {self._name} is not complete after {timeout_s:g} s; {self._reasons}"
             ) from error
+        if self._wanted is not None:
+            return self._store.path(self._blob_id)
         return await asyncio.to_thread(self._store.finish_partial, self._blob_id, self._chunks)
+
+    def _all_wanted(self) -> set[int]:
+        """Return the chunks to end with. Raises: PayloadMalformed: the blob has no such chunk."""
+        count = len(self._chunks.chunk_sha256)
+        if self._wanted is None:
+            return set(range(count))
+        if any(not 0 <= index < count for index in self._wanted):
+            raise PayloadMalformed(
+                f"blob {self._name} has {count} chunks, chunk {max(self._wanted)} is asked for"
+            )
+        return set(self._wanted)
 
     @property
     def _name(self) -> str:
@@ -136,7 +155,7 @@ class Download:
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(self._here_bytes, self._chunks.size_bytes)
+            self._progress(self._here_bytes, self._wanted_bytes)
 
     def _drop(self, source: PeerId, error: AresError) -> None:
         if source not in self._dropped:

@@ -7,7 +7,8 @@ contribution is finished before the commits close. Bytes are verified as they le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from ares_p2p.errors import BlobUnavailable, PayloadMalformed
@@ -39,7 +40,14 @@ class ServeLimits:
 class BlobServer:
     """Answers requests from a store."""
 
-    def __init__(self, store: BlobStore, traffic: Traffic, limits: ServeLimits) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        traffic: Traffic,
+        limits: ServeLimits,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._traffic = traffic
         self._throttle = Throttle(limits.upload_bytes_per_s)
@@ -48,6 +56,7 @@ class BlobServer:
             burst=2 * limits.requests_per_s,
             streams_per_remote=limits.streams_per_remote,
             streams=limits.streams,
+            monotonic=monotonic,
         )
 
     def _chunk_list(self, blob_id: Digest) -> ChunkList:
@@ -62,7 +71,8 @@ class BlobServer:
             piece = data[start : start + PIECE_BYTES]
             await self._throttle.wait(len(piece))
             self._traffic.up_bytes += len(piece)
-            yield piece
+            yield piece  # returns when the transport took it
+            self._traffic.upload.sent(len(piece))
 
     async def chunk_list(self, remote: PeerId, blob_id: Digest) -> AsyncGenerator[bytes, None]:
         """Yield the chunk list of a blob.
@@ -83,7 +93,7 @@ class BlobServer:
         Raises: RateLimited, BlobUnavailable, PayloadMalformed, HashMismatch.
         """
         self._remotes.check_rate(remote)
-        with self._remotes.stream(remote):
+        with self._remotes.stream(remote), self._traffic.upload.stream():
             chunks = await asyncio.to_thread(self._chunk_list, blob_id)
             last = first + count
             if not 0 < count <= MAX_CHUNKS_PER_REQUEST or last > len(chunks.chunk_sha256):

@@ -2,8 +2,9 @@
 
     <id>.blob       the bytes, complete: it appears by renaming, never half written
     <id>.list       its chunk list, which hashes to the id
-    <id>.part       a download under way; what of it is good is found by hashing, so nothing
-                    that a SIGKILL tore is ever trusted
+    <id>.part       a download under way, or some chunks of a blob of which no more is wanted;
+                    what of it is good is found by hashing, so nothing that a SIGKILL tore is
+                    ever trusted
     <id>.withheld   an empty mark: held, but not to be served (it survives a restart)
 
 A chunk is verified each time it is read: a flipped bit on disk is noticed here, not by a peer.
@@ -19,7 +20,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +44,8 @@ def _disk_faults(folder: Path) -> Iterator[None]:
 
 
 def _write_atomic(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # two threads may put one blob at a time
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         with partial.open("wb") as file:
             file.write(data)
@@ -206,6 +209,36 @@ class BlobStore:
             raise HashMismatch(f"chunk {index} of blob {blob_id.hex()[:12]} changed on disk")
         return data
 
+    def read_range(self, blob_id: Digest, start: int, stop: int) -> bytes:
+        """Return some bytes of a blob of which at least those chunks are here, each verified.
+
+        Raises: BlobUnavailable: not all of them are here. HashMismatch: the disk changed it.
+        """
+        chunks = self.partial_list(blob_id)
+        if chunks is None or not 0 <= start <= stop <= chunks.size_bytes:
+            raise BlobUnavailable(f"bytes {start}..{stop} of blob {blob_id.hex()[:12]} not held")
+        span = chunks_of_range(start, stop)
+        is_whole = self.has(blob_id)
+        pieces = [
+            self.read_chunk(blob_id, chunks, index)
+            if is_whole
+            else self._read_partial(blob_id, chunks, index)
+            for index in span
+        ]
+        first = span.start * CHUNK_BYTES
+        return b"".join(pieces)[start - first : stop - first]
+
+    def _read_partial(self, blob_id: Digest, chunks: ChunkList, index: int) -> bytes:
+        try:
+            with self._part_path(blob_id).open("rb") as file:
+                file.seek(index * CHUNK_BYTES)
+                data = file.read(CHUNK_BYTES)
+        except FileNotFoundError:
+            data = b""
+        if sha256(data) != chunks.chunk_sha256[index]:
+            raise BlobUnavailable(f"chunk {index} of blob {blob_id.hex()[:12]} is not held here")
+        return data
+
     # --- downloads -----------------------------------------------------------------------------
 
     def partial_list(self, blob_id: Digest) -> ChunkList | None:
@@ -215,25 +248,34 @@ class BlobStore:
         except (FileNotFoundError, HashMismatch, PayloadMalformed):
             return None
 
-    def begin_partial(self, blob_id: Digest, chunks: ChunkList) -> set[int]:
+    def begin_partial(
+        self, blob_id: Digest, chunks: ChunkList, wanted: Collection[int] | None = None
+    ) -> set[int]:
         """Make room for a download, or find what is left of one; return the good chunks.
 
+        Args:
+            wanted: the chunks that are asked for, the others are not looked at; None for all.
         Raises: DiskFull.
         """
         part = self._part_path(blob_id)
         there = part.stat().st_size if part.exists() else 0
-        self.check_room(max(0, chunks.size_bytes - there))
+        if wanted is None:
+            wanted = range(len(chunks.chunk_sha256))
+            self.check_room(max(0, chunks.size_bytes - there))
+        else:
+            self.check_room(len(wanted) * CHUNK_BYTES)
         with _disk_faults(self.folder):
             _write_atomic(self._list_path(blob_id), chunks.encode())
             with part.open("ab") as file:
                 file.truncate(min(there, chunks.size_bytes))
         good: set[int] = set()
         with part.open("rb") as file:
-            for index, expected in enumerate(chunks.chunk_sha256):
+            for index in sorted(wanted):
+                file.seek(index * CHUNK_BYTES)
                 data = file.read(CHUNK_BYTES)
                 if not data:
                     break
-                if sha256(data) == expected:
+                if sha256(data) == chunks.chunk_sha256[index]:
                     good.add(index)
         return good
 
@@ -274,6 +316,11 @@ class BlobStore:
     def is_withheld(self, blob_id: Digest) -> bool:
         """Whether the blob is marked."""
         return self._mark_path(blob_id).exists()
+
+
+def chunks_of_range(start: int, stop: int) -> range:
+    """Return the indices of the chunks that hold some bytes of a blob."""
+    return range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES))
 
 
 def _copied(source: bytes | memoryview | Path, file: BinaryIO) -> Iterator[bytes]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from ares_p2p.errors import BlobUnavailable
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blob_fetch import BlobTransport, Download, SourceFault
 from ares_p2p.network.blob_store import BlobStore
+from ares_p2p.network.uploads import UploadMeter
 
 __all__ = ["BlobExchange", "BlobStore", "Blobs", "Progress", "SourceFault", "Traffic"]
 
@@ -30,10 +31,11 @@ MAX_FAULTS = 1000  # remembered with their reason
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes of blobs that went each way since the start."""
+    """Bytes of blobs that went each way since the start, and how fast our line sends."""
 
     up_bytes: int = 0
     down_bytes: int = 0
+    upload: UploadMeter = field(default_factory=UploadMeter)
 
 
 class Blobs(Protocol):
@@ -66,6 +68,27 @@ class Blobs(Protocol):
 
         Raises: Oversize: the blob has more than `max_bytes`. BlobUnavailable: no source is left,
             or the time is over. DiskFull. NodeDied.
+        """
+        ...
+
+    async def fetch_chunks(
+        self,
+        blob_id: Digest,
+        *,
+        chunks: Collection[int],
+        sources: Sequence[PeerId],
+        max_bytes: int,
+        timeout_s: float,
+        progress: Progress | None = None,
+    ) -> None:
+        """Bring some chunks of a blob here; `store.read_range` reads them then.
+
+        As `fetch`, but for less: what is here of a blob is not served to others before all of it
+        is, and the chunk list alone decides what belongs to it.
+
+        Args:
+            max_bytes: of the whole blob.
+        Raises: as `fetch`. PayloadMalformed: the blob is shorter than that.
         """
         ...
 
@@ -144,6 +167,40 @@ class BlobExchange:
         progress: Progress | None = None,
     ) -> Path:
         """See `Blobs.fetch`."""
+        return await self._download(
+            blob_id, sources, max_bytes=max_bytes, timeout_s=timeout_s, progress=progress
+        )
+
+    async def fetch_chunks(
+        self,
+        blob_id: Digest,
+        *,
+        chunks: Collection[int],
+        sources: Sequence[PeerId],
+        max_bytes: int,
+        timeout_s: float,
+        progress: Progress | None = None,
+    ) -> None:
+        """See `Blobs.fetch_chunks`."""
+        await self._download(
+            blob_id,
+            sources,
+            max_bytes=max_bytes,
+            timeout_s=timeout_s,
+            progress=progress,
+            wanted=chunks,
+        )
+
+    async def _download(
+        self,
+        blob_id: Digest,
+        sources: Sequence[PeerId],
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        progress: Progress | None,
+        wanted: Collection[int] | None = None,
+    ) -> Path:
         async with self._exclusive(blob_id):
             if self.store.has(blob_id):
                 return self.store.path(blob_id)
@@ -154,6 +211,7 @@ class BlobExchange:
                 sources=[source for source in sources if source != self._me],
                 max_bytes=max_bytes,
                 progress=progress,
+                wanted=wanted,
             )
             try:
                 return await download.run(timeout_s=timeout_s)

@@ -7,7 +7,8 @@ function call. Faults are played per peer, so that simulations can have liars an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from enum import Enum, auto
 
@@ -16,6 +17,7 @@ from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blob_serve import BlobServer, ServeLimits
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.blobs import BlobExchange
+from ares_p2p.network.uploads import UploadMeter
 
 
 class Misbehaviour(Enum):
@@ -89,6 +91,10 @@ class InMemoryBlobs(BlobExchange):
         peer_id: PeerId,
         store: BlobStore,
         limits: ServeLimits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(store, _Transport(network, peer_id), me=peer_id)
-        network.servers[peer_id] = BlobServer(store, self.traffic, limits or ServeLimits())
+        self.traffic.upload = UploadMeter(monotonic=monotonic)
+        network.servers[peer_id] = BlobServer(
+            store, self.traffic, limits or ServeLimits(), monotonic=monotonic
+        )

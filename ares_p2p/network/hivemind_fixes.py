@@ -2,7 +2,7 @@
 
 Each function is one mend, says what goes wrong without it, and when it can go. Not here: what
 arguments can do (`startup_timeout=60`, `check_if_identity_free=False`, a timeout on every call:
-see `node`), and what only the averager needs.
+see `node`), and what a subclass of the averager can do (`ares_p2p.averaging.allreduce`).
 
 Source: hivemind 1.1.12, read and reproduced.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import signal
 import sys
@@ -20,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import hivemind.averaging.averager
+import hivemind.averaging.partition
 import hivemind.dht.dht
 import hivemind.dht.protocol
+from hivemind.averaging.control import StepControl
+from hivemind.averaging.partition import AllreduceException
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2P
 from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
@@ -32,7 +36,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import (
     write_pbmsg,
 )
 from hivemind.proto import p2pd_pb2
-from hivemind.utils.mpfuture import SharedBytes
+from hivemind.utils.mpfuture import MPFuture, SharedBytes
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from ares_p2p.network.processes import die_with_parent
@@ -66,6 +70,9 @@ def apply() -> None:
     fix_unbounded_dictionaries()
     fix_unbounded_messages()
     fix_leaking_streams()
+    fix_shared_averages()
+    fix_unchecked_parts()
+    fix_late_cancellation()
     os.environ.setdefault("HIVEMIND_SHM_BUFFER_SIZE", "4096")  # 16: a segment every 16 DHT calls
     start_shared_memory()
 
@@ -234,3 +241,62 @@ def fix_leaking_streams() -> None:
             raise
 
     ControlClient.stream_open = stream_open_or_close
+
+
+def fix_shared_averages() -> None:
+    """One sender that hangs up stalls its whole group until the average times out.
+
+    All senders wait for the same future of a part, and whoever stops waiting cancels it for all.
+    Goes when hivemind shields it.
+    """
+    reducer = hivemind.averaging.partition.TensorPartReducer
+    accumulate: Callable[..., Awaitable[Any]] = reducer.accumulate_part
+
+    @functools.wraps(accumulate)
+    async def accumulate_shielded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.shield(accumulate(self, *args, **kwargs))
+
+    reducer.accumulate_part = accumulate_shielded
+
+
+def fix_unchecked_parts() -> None:
+    """One sender fails the average for all with a part of another shape, or ruins it with a NaN.
+
+    The part is counted before it is looked at, so that the sender's end is noticed one part too
+    late, and nobody looks at its numbers and its weight at all. Goes when hivemind checks first.
+    """
+    reducer = hivemind.averaging.partition.TensorPartReducer
+    accumulate: Callable[..., Awaitable[Any]] = reducer.accumulate_part
+
+    @functools.wraps(accumulate)
+    async def accumulate_checked(
+        self: Any, sender_index: int, part_index: int, tensor_part: Any, weight: float = 1.0
+    ) -> Any:
+        if part_index >= self.num_parts or tensor_part.shape != self.part_shapes[part_index]:
+            raise AllreduceException(f"a part of another shape: {tuple(tensor_part.shape)}")
+        if not bool(tensor_part.isfinite().all()):
+            raise AllreduceException("a part with numbers that are not finite")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise AllreduceException(f"a part with a weight of {weight}")
+        return await accumulate(self, sender_index, part_index, tensor_part, weight)
+
+    reducer.accumulate_part = accumulate_checked
+
+
+def fix_late_cancellation() -> None:
+    """A step that was given up goes on looking for a group, and holds a seat in it.
+
+    Whoever waits for the cancellation looks whether the step is cancelled when it is told, which
+    was a moment before. Goes when `StepControl.cancel` cancels first.
+    """
+
+    @functools.wraps(StepControl.cancel)
+    def cancel_first(self: Any) -> bool:
+        if self._trigger is not None:
+            self._trigger.cancel()
+        is_cancelled = bool(MPFuture.cancel(self))
+        if self._cancel is not None and not self._cancel.done():
+            self._cancel.set_result(None)
+        return is_cancelled
+
+    StepControl.cancel = cancel_first

@@ -1,6 +1,7 @@
 """Invites: how a newcomer finds a network.
 
-An invite names the network, its coordinator and addresses to start from. The network id is a
+An invite names the network, its coordinator, addresses to start from and, where there is one, the
+web address of the coordinator's API, for whoever cannot be part of the P2P network. The network id is a
 hash of coordinator and name, so an invite cannot claim a network that its coordinator did not
 name, and a node that holds nothing else can already tell the coordinator's records from forged
 ones. An invite without addresses is a *network reference*: enough for a bootstrap node.
@@ -15,7 +16,7 @@ import base64
 import binascii
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
@@ -35,6 +36,7 @@ RESOLVE_TIMEOUT_S = 10.0
 _VERSION = 1
 _HEAD = struct.Struct(">BH")  # version, length of the body
 _CHECKSUM_BYTES = 4
+_WEB_SCHEMES = ("http://", "https://")
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -72,6 +74,12 @@ def _check_addresses(addresses: tuple[str, ...]) -> None:
             )
 
 
+def _check_web_address(url: str) -> None:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if url and (not plain or len(url) > MAX_ADDRESS_CHARS or not url.startswith(_WEB_SCHEMES)):
+        raise InviteMalformed(f"{url[:60]!r} is no web address of a coordinator")
+
+
 @dataclass(frozen=True, slots=True)
 class Invite:
     """A network, its coordinator, and where to start from.
@@ -82,10 +90,12 @@ class Invite:
     name: str
     coordinator: PeerId
     addresses: tuple[str, ...] = ()
+    api_url: str = ""  # what stands before /api/ares
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_addresses(self.addresses)
+        _check_web_address(self.api_url)
 
     @property
     def network_id(self) -> str:
@@ -103,6 +113,7 @@ class Invite:
             name=self.name,
             coordinator=public_key_of(self.coordinator),
             addresses=self.addresses,
+            api_url=self.api_url,
         ).SerializeToString(deterministic=True)
         raw = _HEAD.pack(_VERSION, len(body)) + body
         raw += sha256(raw)[:_CHECKSUM_BYTES]
@@ -116,7 +127,7 @@ def _raw_of(text: str) -> bytes:
         raise InviteMalformed("the invite is empty")
     if len(compact) > MAX_INVITE_CHARS:
         raise InviteMalformed(f"{len(compact)} characters, at most {MAX_INVITE_CHARS} expected")
-    if compact.lower().startswith(("http://", "https://")):
+    if compact.lower().startswith(_WEB_SCHEMES):
         raise InviteMalformed("this is a web address; it has to be asked for its invite first")
     if not compact.lower().startswith(SCHEME):
         raise InviteMalformed(f"{compact[:12]!r}... does not begin with {SCHEME}")
@@ -153,7 +164,7 @@ def parse_invite(text: str) -> Invite:
         coordinator = peer_id_of(message.coordinator)
     except (DecodeError, UnicodeDecodeError, PayloadMalformed) as error:
         raise InviteMalformed("the checksum fits, but the content is no invite") from error
-    return Invite(message.name, coordinator, tuple(message.addresses))
+    return Invite(message.name, coordinator, tuple(message.addresses), message.api_url)
 
 
 def _network_url(text: str) -> str:
@@ -175,7 +186,7 @@ async def resolve_invite(text: str) -> Invite:
     Raises: InviteMalformed: no invite, plain http, or an answer that holds none.
         BootstrapAway: the address does not answer.
     """
-    if not "".join(text.split()).lower().startswith(("http://", "https://")):
+    if not "".join(text.split()).lower().startswith(_WEB_SCHEMES):
         return parse_invite(text)
     url = _network_url(text)
     import aiohttp  # only this path needs it, and `--help` must stay fast
@@ -202,4 +213,5 @@ async def resolve_invite(text: str) -> Invite:
     invite = answer.get("invite") if isinstance(answer, dict) else None
     if not isinstance(invite, str):
         raise InviteMalformed(f"{url} answers without an invite")
-    return parse_invite(invite)
+    parsed = parse_invite(invite)
+    return replace(parsed, api_url=parsed.api_url or url.removesuffix("/api/ares/network"))

@@ -12,19 +12,26 @@ from ares_p2p.network.dht_process import Greeting
 
 
 def reachability(
-    host_addresses: Sequence[str], initial_peers: Sequence[str], *, relay_service: bool
+    host_addresses: Sequence[str],
+    initial_peers: Sequence[str],
+    *,
+    relay_service: bool,
+    client_mode: bool = False,
 ) -> dict[str, Any]:
     """Return how p2pd should become reachable: not at all on loopback, else by all means.
 
-    A peer that cannot be reached asks the bootstrap nodes to relay; those relay themselves.
+    A peer that cannot be reached asks the bootstrap nodes to relay; those relay themselves. p2pd
+    finds out by the addresses at which others see it (AutoNAT, which also punches holes); a node
+    that listens nowhere asks for a relay at once.
     """
     public = not is_loopback_only(host_addresses)
-    relayed = public and not relay_service and bool(initial_peers)
+    relayed = (public or client_mode) and not relay_service and bool(initial_peers)
     return {
-        "nat_port_map": public,
+        "nat_port_map": public and not client_mode,
         "auto_nat": public,
         "use_auto_relay": relayed,
         "trusted_relays": list(initial_peers) if relayed else None,
+        "force_reachability": "private" if relayed and client_mode else None,
     }
 
 

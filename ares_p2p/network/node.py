@@ -109,7 +109,7 @@ class Node:
             host_addresses: multiaddresses to listen on, e.g. "/ip4/0.0.0.0/tcp/0".
             announce_addresses: what to tell others instead, with explicit ports.
             initial_peers: addresses to join through; none for the first node of a network.
-            client_mode: do not store for others and do not listen.
+            client_mode: do not store for others and do not listen; be reached through a relay.
             relay_service: carry the traffic of peers that cannot be reached (bootstrap nodes).
             role: for logs: "peer", "coordinator", "bootstrap".
             need_peers: whether it is a fault when no initial peer answers; `open` goes on trying.
@@ -138,7 +138,12 @@ class Node:
                 startup_timeout=STARTUP_TIMEOUT_S,
                 cache_size=CACHED_RECORDS,
                 shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-                **reachability(host_addresses, initial_peers, relay_service=relay_service),
+                **reachability(
+                    host_addresses,
+                    initial_peers,
+                    relay_service=relay_service,
+                    client_mode=client_mode,
+                ),
             )
             channel = DhtChannel(dht)
             undo.callback(channel.stop)

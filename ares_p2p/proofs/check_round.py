@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from ares_p2p.averaging.runs import part_sizes
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.crypto.merkle import check_consistency, check_inclusion, fold_frontier
 from ares_p2p.domain import (
@@ -42,6 +43,7 @@ from ares_p2p.proofs.ledger import ProvenLeaf, read_leaf
 from ares_p2p.rounds.commits import SignedCommit, check_commit, check_commit_set
 from ares_p2p.rounds.lottery import audit_rate, is_drawn
 from ares_p2p.rounds.manifest import check_manifest
+from ares_p2p.rounds.parts import check_plan_parts
 from ares_p2p.rounds.plan import check_plan
 from ares_p2p.rounds.seedchain import check_revealed_seed
 from ares_p2p.wire.codec import decode_envelope, decode_payload, open_envelope
@@ -305,6 +307,25 @@ class _Round:
             plan_sha256=plan_sha256,
             commit_set_sha256=commit_set_sha256,
             previous_manifest_sha256=self.out.previous_manifest_sha256,
+            part_sizes=self._part_sizes(manifest),
+        )
+
+    def _part_sizes(self, manifest: RoundManifest) -> tuple[int, ...] | None:
+        """Return the bytes of the sum's parts, None when that cannot be known here.
+
+        Those of a corrected round are of another plan than this round's.
+
+        Raises: PayloadMalformed: the plan names parts that cannot be.
+        """
+        config = self.cycle.config
+        if self.plan is None or config is None or manifest.corrections:
+            return None
+        plan, training = self.plan[0], config.training
+        if not plan.parts:
+            return ()
+        check_plan_parts(plan, config=config)
+        return part_sizes(
+            config.parameters, plan.parts, bits=training.down_bits, block=training.codec_block
         )
 
     # --- settlement ----------------------------------------------------------------------------

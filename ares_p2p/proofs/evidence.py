@@ -47,7 +47,7 @@ class Note:
     """What the peer saw itself: unsigned, for the reader.
 
     Attributes:
-        what: refused, missed, lost or error.
+        what: refused, missed, lost, mismatch (of a part of a sum) or error.
     """
 
     at_ms: int

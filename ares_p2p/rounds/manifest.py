@@ -19,6 +19,7 @@ from ares_p2p.domain import (
     EntryStatus,
     Header,
     ManifestEntry,
+    PartRef,
     RoundCorrection,
     RoundManifest,
 )
@@ -31,6 +32,7 @@ from ares_p2p.errors import (
 )
 from ares_p2p.ids import Digest
 from ares_p2p.rounds.commits import SignedCommit
+from ares_p2p.rounds.parts import check_parts
 
 MAX_COEFFICIENT = 1.0  # one contribution is never more than the whole mean
 
@@ -50,8 +52,9 @@ def build_manifest(
     next_state_size_bytes: int,
     final: bool,
     correction: RoundCorrection | None = None,
+    parts: Sequence[PartRef] = (),
 ) -> RoundManifest:
-    """Return the manifest; entries stand in commit order."""
+    """Return the manifest; entries stand in commit order, parts in the order of the vector."""
     return RoundManifest(
         header=header,
         plan_sha256=plan_sha256,
@@ -61,6 +64,7 @@ def build_manifest(
         next_state_size_bytes=next_state_size_bytes,
         final=final,
         corrections=() if correction is None else (correction,),
+        parts=tuple(parts),
     )
 
 
@@ -71,15 +75,19 @@ def check_manifest(
     plan_sha256: Digest,
     commit_set_sha256: Digest,
     previous_manifest_sha256: Digest | None = None,
+    part_sizes: Sequence[int] | None = (),
 ) -> None:
     """Verify that a manifest is about exactly these commits, with sane coefficients.
 
     Args:
+        part_sizes: bytes of the sum's parts, see `parts.check_parts`; None when the plan of the
+            round whose sum it is is not held: then the parts are not checked.
         previous_manifest_sha256: as the round's plan names it: what a correction must be about.
             None when the plan is not held: then that is not checked.
     Raises: CommitReplayed: of another plan or commit set, or it corrects another manifest.
         HashMismatch: commits left out, added or reordered. PayloadMalformed: a coefficient out of
-        range, one for a refused entry, none for another, or a correction that cannot be.
+        range, one for a refused entry, none for another, a correction that cannot be, or other
+        parts than the plan promised.
     """
     if manifest.plan_sha256 != plan_sha256 or manifest.commit_set_sha256 != commit_set_sha256:
         raise CommitReplayed("the manifest ends another round")
@@ -98,6 +106,8 @@ def check_manifest(
             raise PayloadMalformed("a round that is set aside gives a contribution weight")
         else:
             _check_weight(entry)
+    if part_sizes is not None:
+        check_parts(manifest, sizes=part_sizes)
 
 
 def check_correction(correction: RoundCorrection, *, previous: RoundManifest) -> None:

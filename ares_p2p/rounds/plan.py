@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ares_p2p.domain import CycleConfig, Header, RoundPlan
 from ares_p2p.errors import PayloadMalformed, UnknownRound, WrongState
 from ares_p2p.ids import Digest
+from ares_p2p.rounds.parts import check_plan_parts
 
 NO_DIGEST: Digest = bytes(32)  # "there is none before": the first manifest, a peer's first commit
 MAX_ROUND_MS = 6 * 3600 * 1000  # a deadline further away is a mistake or an attack on patience
@@ -29,8 +30,13 @@ def build_plan(
     state: Digest,
     state_size_bytes: int,
     times: RoundTimes,
+    parts: int = 0,
 ) -> RoundPlan:
-    """Return the plan of round `header.round`, opening at `header.issued_ms`."""
+    """Return the plan of round `header.round`, opening at `header.issued_ms`.
+
+    Args:
+        parts: of the sum, see `rounds.parts`; 0: everybody fetches everything.
+    """
     deadline = header.issued_ms + int(times.train_s * 1000)
     return RoundPlan(
         header=header,
@@ -44,6 +50,7 @@ def build_plan(
         min_steps=config.training.min_steps,
         max_steps=config.training.max_steps,
         inner_lr=config.training.inner_lr,
+        parts=parts,
     )
 
 
@@ -51,7 +58,7 @@ def check_plan(plan: RoundPlan, *, config: CycleConfig, config_sha256: Digest) -
     """Verify that a plan belongs to the cycle and can be worked on.
 
     Raises: UnknownRound: another cycle, or a round the cycle does not have. PayloadMalformed:
-        impossible times or steps. WrongState: round 0 does not start from the cycle's S_0.
+        impossible times, steps or parts. WrongState: round 0 does not start from the cycle's S_0.
     """
     if plan.header.cycle != config.header.cycle or plan.cycle_config_sha256 != config_sha256:
         raise UnknownRound(f"a plan of cycle {plan.header.cycle}, {config.header.cycle} is running")
@@ -62,5 +69,6 @@ def check_plan(plan: RoundPlan, *, config: CycleConfig, config_sha256: Digest) -
         raise PayloadMalformed("the plan's deadlines are not in order, or hours away")
     if not 1 <= plan.min_steps <= plan.max_steps:
         raise PayloadMalformed(f"steps {plan.min_steps}..{plan.max_steps} are no range")
+    check_plan_parts(plan, config=config)
     if plan.header.round == 0 and plan.state != config.initial_state:
         raise WrongState("round 0 does not start from the cycle's initial state")

@@ -5,6 +5,7 @@ Without torch (coordinator, auditors, anyone who checks):
     layout      which tensor lies where in the flat vector
     state       theta, mu, their snapshot and digest, the initial state
     outer       pseudo-gradient and Nesterov step, bit for bit
+    roundsum    what the sum of a round is, whole or by parts
     lora_spec   rank and targets; the layout from config.json; plain PEFT adapter files
     base_files  which files a base consists of, and their digest
 

@@ -10,14 +10,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ares_p2p.averaging.aggregate import combine
 from ares_p2p.averaging.bounds import check_contribution, reach_of
 from ares_p2p.averaging.codec import EncodedVector, decode, encode, open_encoded
-from ares_p2p.averaging.vectors import Vector, VectorSource
+from ares_p2p.averaging.vectors import Difference, Vector, VectorSource
 from ares_p2p.domain import TrainingConfig
 from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.training.layout import Layout
-from ares_p2p.training.outer import outer_step, pseudo_gradient
+from ares_p2p.training.outer import outer_step
+from ares_p2p.training.roundsum import PartLayout, round_sum
 from ares_p2p.training.state import TrainingState
 
 _BINDING_DOMAIN = b"ares/contribution/1\0"
@@ -56,7 +56,7 @@ def encode_contribution(
 ) -> bytes:
     """Return the compressed pseudo-gradient of local steps from `start` to `end`, (size,) each."""
     return encode(
-        pseudo_gradient(start, end),
+        Difference(start, end),
         bits=training.codec_bits,
         block=training.codec_block,
         layout_sha256=layout.digest_sha256,
@@ -93,18 +93,28 @@ def next_state(
     state: TrainingState,
     contributions: Sequence[tuple[Vector | VectorSource, float]],
     training: TrainingConfig,
+    parts: Sequence[PartLayout] = (),
 ) -> TrainingState:
     """Return S_(r+1) from S_r and the round's (pseudo-gradient, coefficient) in commit order.
 
     Contributions with coefficient 0 may be left out. A round in which nothing was accepted
     changes no parameter: the momentum of earlier rounds is not spent on it.
+
+    Args:
+        parts: of the round, by its plan (`roundsum.parts_of`): what the sum is depends on them.
     """
     used = [(vector, value) for vector, value in contributions if value != 0.0]
+    return state_after(state, round_sum(used, training, parts) if used else None, training)
+
+
+def state_after(
+    state: TrainingState, total: Vector | None, training: TrainingConfig
+) -> TrainingState:
+    """Return S_(r+1) from S_r and the round's sum, (size,); None when nothing was accepted."""
     theta, mu = state.theta, state.mu
-    if used:
-        mean = combine([vector for vector, _ in used], [value for _, value in used])
+    if total is not None:
         theta, mu = outer_step(
-            theta, mu, mean, lr=training.outer_lr, momentum=training.outer_momentum
+            theta, mu, total, lr=training.outer_lr, momentum=training.outer_momentum
         )
     return TrainingState(state.cycle, state.round + 1, state.layout_sha256, theta, mu)
 
@@ -113,6 +123,7 @@ def corrected_state(
     before: TrainingState,
     contributions: Sequence[tuple[Vector | VectorSource, float]],
     training: TrainingConfig,
+    parts: Sequence[PartLayout] = (),
 ) -> TrainingState:
     """Return what a manifest that corrects round r leads to: the state at the start of r + 2.
 
@@ -122,6 +133,7 @@ def corrected_state(
     Args:
         before: S_r, where the corrected round started.
         contributions: of round r, with the coefficients of the correction, in commit order.
+        parts: of round r.
     """
-    corrected = next_state(before, contributions, training)
+    corrected = next_state(before, contributions, training, parts)
     return dataclasses.replace(corrected, round=before.round + 2)

@@ -53,19 +53,20 @@ def snapshot_size_bytes(layout: Layout) -> int:
     return _HEADER.size + 2 * FLOAT32.itemsize * layout.size
 
 
-def stream_snapshot(state: TrainingState) -> Iterator[bytes]:
-    """Yield the snapshot in pieces of at most `CHUNK_BYTES`, without a second copy of it.
+def stream_snapshot(state: TrainingState) -> Iterator[bytes | memoryview]:
+    """Yield the snapshot in pieces of at most `CHUNK_BYTES`: views, without a copy of anything.
 
-    Raises: ShapeMismatch: theta and mu differ in size or dtype. NonFinite: NaN or infinity.
+    Raises: ShapeMismatch: theta and mu differ in size or dtype. NonFinite: NaN or infinity; when
+        the piece with it is reached, while it is in the cache anyway.
     """
     size = state.theta.size
     for what, vector in (("theta", state.theta), ("mu", state.mu)):
         check_vector(vector, size=size, what=what)
-        check_finite(vector, what=what)
     yield _HEADER.pack(SNAPSHOT_MAGIC, state.cycle, state.round, state.layout_sha256, size)
-    for vector in (state.theta, state.mu):
+    for what, vector in (("theta", state.theta), ("mu", state.mu)):
         for part in parts(size, part_elements=CHUNK_BYTES // FLOAT32.itemsize):
-            yield vector[part].tobytes()
+            check_finite(vector[part], what=what)
+            yield vector[part].data.cast("B")
 
 
 def encode_snapshot(state: TrainingState) -> bytes:

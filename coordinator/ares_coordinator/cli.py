@@ -70,7 +70,7 @@ def init(
     identity = load_or_create_identity(folder / IDENTITY_FILE)
     open_store(database_target(folder, settings.database.url)).close()
     path = write_settings(folder, settings)  # last: with it, the network is set up
-    reference = Invite(name, identity.peer_id).encode()
+    reference = Invite(name, identity.peer_id, api_url=settings.network.api_url).encode()
     if as_json:
         print(json.dumps({"network": reference, "peer_id": identity.peer_id, "config": str(path)}))
         return
@@ -124,6 +124,10 @@ def run(
         print(f"Coordinator {started.peer_id} is running.")
         print(f"  API     {started.api_url}/api/ares/status")
         print(f"  invite  {started.invite}")
+        if settings.averaging.strategy == "hivemind":
+            print("Rounds are averaged on hivemind: for peers that trust each other, with P2P.")
+        if settings.audit.mode == "off":
+            print("Nothing is audited, so nothing is verified, and nothing is paid.")
         print("Volunteers join with:  ares-peer join <invite>", flush=True)
 
     run_coordinator(folder, settings, cycles=cycles, exit_when_done=exit_when_done, on_started=show)

@@ -10,6 +10,7 @@ from ares_coordinator.store.rows import CycleRow
 from ares_p2p.domain import CycleConfig
 from ares_p2p.ids import Digest
 from ares_p2p.proofs.thresholds import Calibration
+from ares_p2p.rounds.strategy import GATHER
 from ares_p2p.training.layout import Layout
 
 
@@ -25,6 +26,18 @@ class RunningCycle:
     settings: CoordinatorSettings
     files: DataLayout
     calibration: Calibration | None = None  # of audits; None: toy tasks, which no file measured
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether work is replayed at all; what is not is not verified, and not paid.
+
+        What a running cycle signed counts, whatever the file says by now: with 1 bit a
+        contribution depends on its author's past, and honest work would fail; what a group
+        averaged cannot be told apart any more.
+        """
+        if self.config.averaging != GATHER or self.config.training.codec_bits == 1:
+            return False
+        return self.settings.audit.mode != "off"
 
     @property
     def number(self) -> int:

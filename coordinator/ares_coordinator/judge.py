@@ -58,18 +58,21 @@ def judge_contributions(
     judged = []
     for signed, outcome in zip(commits, outcomes, strict=True):
         if isinstance(outcome, PeerFault):
-            entry = _entry(signed, 0.0, EntryStatus.REFUSED, outcome.code, outcome.message)
+            entry = entry_of(signed, 0.0, EntryStatus.REFUSED, outcome.code, outcome.message)
             judged.append(Judged(signed, entry, None))
             continue
         found = next(coefficients)
         code = found.reason or ""
-        entry = _entry(signed, found.value, EntryStatus(found.status), code, _MEANING.get(code, ""))
+        entry = entry_of(
+            signed, found.value, EntryStatus(found.status), code, _MEANING.get(code, "")
+        )
         judged.append(Judged(signed, entry, outcome))
     return judged
 
 
-def _entry(
+def entry_of(
     signed: SignedCommit, coefficient: float, status: EntryStatus, code: str, message: str
 ) -> ManifestEntry:
+    """Return what a manifest says of a commit, as a record can carry it."""
     text = reason_text(message, limit=MAX_MESSAGE_CHARS)
     return ManifestEntry(signed.sha256, signed.peer, float32(coefficient), status, code, text)

@@ -18,6 +18,11 @@ class DataLayout:
         return self.root / "blobs"
 
     @property
+    def staging(self) -> Path:
+        """Contributions that come over HTTPS, until their round's commits are closed."""
+        return self.root / "staging"
+
+    @property
     def logs(self) -> Path:
         """Logs of this process and its children."""
         return self.root / "logs"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import CycleRow, RecordRow
 from ares_p2p.averaging.codec import encoded_size_bytes
+from ares_p2p.averaging.group import half_bytes
 from ares_p2p.domain import AdapterRef, BaseFile, BaseRef, CycleConfig, DatasetManifest
 from ares_p2p.errors import BaseUnsupported
 from ares_p2p.files import write_atomically
@@ -26,6 +27,7 @@ from ares_p2p.ids import sha256
 from ares_p2p.network.blobs import BlobStore
 from ares_p2p.proofs.thresholds import CALIBRATION_FOLDER, load_calibration
 from ares_p2p.rounds.seedchain import seed_anchor
+from ares_p2p.rounds.strategy import HIVEMIND
 from ares_p2p.shards.format import Example, Shard, decode_jsonl
 from ares_p2p.shards.manifest import build_dataset_shards
 from ares_p2p.training.base_files import base_files_digest
@@ -112,9 +114,12 @@ async def prepare_cycle(
         )
     )
     training = settings.training
+    strategy = settings.averaging.strategy
     blob_bytes = encoded_size_bytes(
         layout.size, bits=training.codec_bits, block=training.codec_block
     )
+    if strategy == HIVEMIND:
+        blob_bytes = half_bytes(layout.size)
     init_seed = sha256(b"ares/init-seed/v1\0", row.assignment_key)
     start = initial_state(layout, cycle=row.cycle, seed=init_seed)
     config = CycleConfig(
@@ -127,7 +132,7 @@ async def prepare_cycle(
             settings.base.revision,
         ),
         stack=tuple(stack),
-        training=settings.training.to_domain(),
+        training=replace(settings.training.to_domain(), down_bits=settings.averaging.down_bits),
         limits=settings.rounds.limits(blob_bytes=blob_bytes),
         rounds=settings.rounds.rounds,
         layout_sha256=layout.digest_sha256,
@@ -138,6 +143,7 @@ async def prepare_cycle(
         seed_anchor=seed_anchor(row.secret_seed, rounds=settings.rounds.rounds),
         dataset_sha256=dataset.payload_sha256,
         reference_tokens_per_hour=settings.credit.reference_tokens_per_hour,
+        averaging=strategy,
     )
     record = herald.signed(config)
     config_file = files.config_file(row.cycle)

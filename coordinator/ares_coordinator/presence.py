@@ -1,9 +1,9 @@
 """Who is there: peers announce themselves, and say which cycle they are prepared for.
 
-A volunteer's word about being present decides only how long a round waits for it, never what it
-is paid. It must come over the volunteer's own connection with a rising sequence, so that nobody
-speaks for another one. Bounded: a crowd of made-up identities costs memory for the newest few
-thousand only.
+A volunteer's word about being present and about its speed decides only how long a round waits
+for it (`roundclock`), never what it is paid. It must come over the volunteer's own connection with
+a rising sequence, so that nobody speaks for another one. Bounded: a crowd of made-up identities
+costs memory for the newest few thousand only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ PRESENT_FOR_MS = 35_000  # three announcements of a peer
 NOTED_EVERY_MS = 60_000  # how often an announcement is worth a write to the disk
 MAX_REMEMBERED = 4_096
 MAX_TOKENS_PER_S = 1e7  # a display's bound; nothing is paid by it
+MAX_UPLOAD_BYTES_PER_S = 1.25e9  # 10 Gbit/s; the round's clock bounds what a word can do
+WAYS = ("p2p", "relay", "http")  # how a peer reaches the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Present:
     cycle: int  # prepared for; 0: for none
     tokens_per_s: float
     role: str = TRAINER_ROLE
+    upload_bytes_per_s: float = 0.0  # 0: it has not measured it
+    way: str = ""  # one of WAYS; "": it does not say
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class Presence:
             status.header.cycle,
             min(status.tokens_per_s, MAX_TOKENS_PER_S),
             AUDITOR_ROLE if status.role == AUDITOR_ROLE else TRAINER_ROLE,
+            min(status.upload_bytes_per_s, MAX_UPLOAD_BYTES_PER_S),
+            status.way if status.way in WAYS else "",
         )
         self._seen.move_to_end(peer)
         while len(self._seen) > MAX_REMEMBERED:

@@ -10,35 +10,38 @@ before turned out to be poisoned, this one's manifest corrects it, and its own c
 set aside.
 
 The coordinator only sequences: the contributions travel between peers, and it fetches them like
-everybody else, to decide the coefficients.
+everybody else, to decide the coefficients. When a round opens it chooses how it is exchanged:
+everybody fetches everything, or the peers make the sum by parts (`parts`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from ares_coordinator.alarm.correct import (
     StoredCorrection,
     build_correction,
-    store_corrected,
     stored_correction,
 )
 from ares_coordinator.alarm.past import read_books, read_past
-from ares_coordinator.alarm.remake import set_aside, used_vectors
-from ares_coordinator.alarm.watch import PoisonWatch
+from ares_coordinator.alarm.remake import set_aside
+from ares_coordinator.alarm.watch import PoisonWatch, Start
 from ares_coordinator.audit.decoys import Decoys
 from ares_coordinator.audit.lottery import draw_lottery
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.desk import CommitDesk
 from ares_coordinator.failpoints import failpoint
 from ares_coordinator.herald import Herald, payload_of, stored_record
+from ares_coordinator.intake import Intake
 from ares_coordinator.judge import Judged, judge_contributions
 from ares_coordinator.ledger.postings import pending_postings
+from ares_coordinator.parts import PartDesk
 from ares_coordinator.presence import Presence
+from ares_coordinator.roundclock import RoundClock, Speed, Workload, sent_bytes
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import (
     ContributionRow,
@@ -53,6 +56,7 @@ from ares_p2p.clock import Clock
 from ares_p2p.domain import (
     CommitSet,
     EntryStatus,
+    PartRef,
     RoundCorrection,
     RoundManifest,
     RoundPlan,
@@ -69,10 +73,12 @@ from ares_p2p.network.blobs import Blobs, fetch_until
 from ares_p2p.network.records import Records
 from ares_p2p.rounds.commits import CommitBook, SignedCommit, check_commit_set
 from ares_p2p.rounds.manifest import build_manifest
+from ares_p2p.rounds.parts import ExchangeSizes
 from ares_p2p.rounds.plan import MAX_ROUND_MS, NO_DIGEST, RoundTimes, build_plan
 from ares_p2p.rounds.seedchain import revealed_seed
-from ares_p2p.training.replica import bind_layout, next_state, open_contribution
-from ares_p2p.training.state import TrainingState, decode_snapshot, encode_snapshot
+from ares_p2p.training.replica import bind_layout, open_contribution
+from ares_p2p.training.roundsum import parts_of
+from ares_p2p.training.state import TrainingState, decode_snapshot
 
 TICK_S = 0.2
 MAX_PATIENCE = 16  # how far rounds stretch when nobody was fast enough for the deadline
@@ -99,17 +105,39 @@ class RoundKeeper:
     desk: CommitDesk
     watch: PoisonWatch
     decoys: Decoys | None = None
+    intake: Intake | None = None  # of contributions over HTTPS
+    clockwork: RoundClock = field(init=False)
+    parts: PartDesk = field(init=False)
     _patience: int = 1  # the deadline is this many times the configured one
+
+    def __post_init__(self) -> None:
+        rounds = self.cycle.settings.rounds
+        self.clockwork = RoundClock(RoundTimes(rounds.train_s, rounds.serve_s))
+        self.parts = PartDesk(self.cycle, self.blobs, self.clock)
 
     @property
     def deadline_ms(self) -> int | None:
         """When the open round's commits close; None between rounds."""
         return None if self.desk.book is None else self.desk.book.plan.commit_deadline_ms
 
+    @property
+    def clock_reason(self) -> str:
+        """Why the newest round lasts as long as it may; "" where nothing was measured."""
+        choice = self.clockwork.choice
+        return "" if choice is None else choice.reason
+
     # --- the rounds ----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Drive the cycle's rounds to the last one."""
+        try:
+            await self._serve_parts_again()
+            await self._drive()
+            await self.parts.drain()
+        finally:
+            await self.parts.close()
+
+    async def _drive(self) -> None:
         while True:
             latest: RoundRow | None = await self.db.call(
                 self.db.store.latest_round, self.cycle.number
@@ -126,10 +154,51 @@ class RoundKeeper:
             else:
                 await self._finish(latest)
 
-    def _times(self) -> RoundTimes:
+    async def _serve_parts_again(self) -> None:
+        """Serve the parts of the newest finished round, which a restart may have left withheld."""
+        rows = await self.db.call(self.db.store.rounds, self.cycle.number)
+        done = [row.round for row in rows if row.state is RoundState.AGGREGATED]
+        if done:
+            record = await stored_record(self.db, "manifest", self.cycle.number, max(done))
+            self.parts.serve(payload_of(record, RoundManifest))
+
+    def _exchange(self) -> int:
+        """Return by how many parts the next round is exchanged, 0 for everybody's everything."""
+        speeds = [speed.upload_bytes_per_s for speed in self._speeds().values()]
+        choice = self.parts.choose(peers=len(self._ready()), upload_bytes_per_s=speeds)
+        log.info(
+            "round_exchange",
+            parts=choice.parts,
+            gather_s=round(choice.gather_s, 1),
+            parts_s=round(choice.parts_s, 1),
+        )
+        return choice.parts
+
+    def _times(self, parts: int) -> RoundTimes:
         rounds = self.cycle.settings.rounds
+        if rounds.clock == "measured" and self._patience == 1:
+            choice = self.clockwork.choose(self._speeds(), self._workload(parts))
+            log.info("round_clock", why=choice.reason)
+            return choice.times
         train_s = min(rounds.train_s * self._patience, MAX_ROUND_MS / 1000 - rounds.serve_s)
         return RoundTimes(train_s, rounds.serve_s)
+
+    def _speeds(self) -> dict[PeerId, Speed]:
+        present = self.presence.present(now_ms=self.clock.now_ms())
+        return {
+            peer: Speed(present[peer].tokens_per_s, present[peer].upload_bytes_per_s)
+            for peer in self._ready() & present.keys()
+        }
+
+    def _workload(self, parts: int) -> Workload:
+        training, contribution = self.cycle.config.training, self.cycle.config.limits.max_blob_bytes
+        sizes = ExchangeSizes(self.cycle.layout.size, contribution, self.parts.sum_bytes())
+        return Workload(
+            tokens_per_step=training.sequences_per_step * training.sequence_length,
+            min_steps=training.min_steps,
+            max_steps=training.max_steps,
+            sent_bytes=sent_bytes(sizes, peers=len(self._ready()), parts=parts),
+        )
 
     def _fetch_deadline_ms(self, row: RoundRow, plan: RoundPlan) -> int:
         """Return until when contributions are waited for: from the close on, not the deadline."""
@@ -153,6 +222,7 @@ class RoundKeeper:
             assert before.next_state_digest is not None
             state = before.next_state_digest
         header = await self.herald.header(RoundPlan, cycle=self.cycle.number, round_number=number)
+        parts = self._exchange()
         plan = build_plan(
             header=header,
             config=config,
@@ -160,7 +230,8 @@ class RoundKeeper:
             previous_manifest_sha256=previous,
             state=state,
             state_size_bytes=self.blobs.store.size(state),
-            times=self._times(),
+            times=self._times(parts),
+            parts=parts,
         )
         record = self.herald.signed(plan)
         await self.db.call(
@@ -199,6 +270,7 @@ class RoundKeeper:
             return
         record = await self.desk.close()
         self._learn_patience(book)
+        self.clockwork.note_closed(book.commits)
         failpoint(f"round-{row.round}-closed")
         await self.herald.publish(record)
         log.info("round_closed", round=row.round, commits=len(book.commits))
@@ -226,6 +298,7 @@ class RoundKeeper:
         log.warning("round_empty", round=row.round, patience=self._patience)
         await self._wait_for_peers()
         old = await self._plan_of(row)
+        parts = self._exchange()
         plan = build_plan(
             header=await self.herald.header(RoundPlan, cycle=row.cycle, round_number=row.round),
             config=self.cycle.config,
@@ -233,7 +306,8 @@ class RoundKeeper:
             previous_manifest_sha256=old.previous_manifest_sha256,
             state=old.state,
             state_size_bytes=old.state_size_bytes,
-            times=self._times(),
+            times=self._times(parts),
+            parts=parts,
         )
         record = self.herald.signed(plan)
         await self.db.call(
@@ -259,9 +333,16 @@ class RoundKeeper:
             config=self.cycle.config,
             examples=self.cycle.examples,
         )
+        if self.intake is not None:
+            await self.intake.admit({signed.commit.blob_id for signed in commits})
         deadline_ms = self._fetch_deadline_ms(row, plan)
         outcomes = await asyncio.gather(
             *(self._fetch(signed, commits, deadline_ms=deadline_ms) for signed in commits)
+        )
+        self.clockwork.note_fetched(
+            signed.peer
+            for signed, outcome in zip(commits, outcomes, strict=True)
+            if isinstance(outcome, CommitWithoutBlob)
         )
         judged = await asyncio.to_thread(
             judge_contributions, commits, outcomes, layout=self.cycle.layout
@@ -269,17 +350,22 @@ class RoundKeeper:
         await self.watch.decide(row.round - 1, until_ms=deadline_ms)
         stored = await self.db.call(stored_correction, self.db.store, row.cycle, row.round - 1)
         correction: RoundCorrection | None = None
+        refs: tuple[PartRef, ...] = ()
         final = row.round + 1 == self.cycle.config.rounds
         if stored is not None:
-            correction, following = await self._corrected(stored)
+            correction, following, refs = await self._corrected(stored)
             judged = set_aside(judged, corrected_round=correction.round)
         else:
             state = await asyncio.to_thread(self._load_state, plan.state)
             if final:
                 serve_ms = plan.serve_deadline_ms - plan.commit_deadline_ms
                 until_ms = self.clock.now_ms() + serve_ms
-                judged = await self.watch.sift(row, state, judged, until_ms=until_ms)
-            following = await asyncio.to_thread(self._next_state, state, judged)
+                split = parts_of(self.cycle.layout, plan=plan, plan_sha256=row.plan_sha256)
+                start = Start(state, split)
+                judged = await self.watch.sift(row, start, judged, until_ms=until_ms)
+            following, refs = await asyncio.to_thread(
+                self.parts.end, plan, row.plan_sha256, state, judged
+            )
         size_bytes = self.blobs.store.size(following)
         manifest = build_manifest(
             header=await self.herald.header(RoundManifest, cycle=row.cycle, round_number=row.round),
@@ -290,18 +376,22 @@ class RoundKeeper:
             next_state_size_bytes=size_bytes,
             final=final,
             correction=correction,
+            parts=refs,
         )
         await self._store_finished(row, judged, self.herald.signed(manifest), following)
+        self.parts.serve_later(plan, manifest)
 
-    async def _corrected(self, stored: StoredCorrection) -> tuple[RoundCorrection, Digest]:
-        """Return what corrects the round before, and the state that it leads to."""
+    async def _corrected(
+        self, stored: StoredCorrection
+    ) -> tuple[RoundCorrection, Digest, tuple[PartRef, ...]]:
+        """Return what corrects the round before, the state it leads to, and the sum's parts."""
         alarm, blobs = stored.alarm, self.blobs.store
         books = await self.db.call(read_books, self.db.store, alarm.cycle, alarm.round)
         past = await asyncio.to_thread(read_past, books, self.cycle, blobs)
         correction = build_correction(past, stored)
-        following = await asyncio.to_thread(store_corrected, past, correction, self.cycle, blobs)
+        following, refs = await asyncio.to_thread(self.parts.end_corrected, past, correction)
         log.warning("round_corrected", round=alarm.round, state=following.hex()[:12])
-        return correction, following
+        return correction, following, refs
 
     async def _store_finished(
         self, row: RoundRow, judged: list[Judged], record: RecordRow, following: Digest
@@ -328,7 +418,9 @@ class RoundKeeper:
                     reference_tokens_per_hour=self.cycle.config.reference_tokens_per_hour,
                     at_ms=now_ms,
                 ),
-                lottery=draw_lottery(used, seed=seed, streaks=streaks),
+                lottery=draw_lottery(
+                    used, seed=seed, streaks=streaks, on_trust=self.cycle.is_audited
+                ),
                 now_ms=now_ms,
                 records=[record],
             )
@@ -363,14 +455,19 @@ class RoundKeeper:
         others = [other.peer for other in commits if other.peer != signed.peer]
         limit = self.cycle.config.limits.max_blob_bytes
         try:
-            path = await fetch_until(
+            blob_id = signed.commit.blob_id
+            fetching = fetch_until(
                 self.blobs,
-                signed.commit.blob_id,
+                blob_id,
                 sources=[signed.peer, *others],
                 max_bytes=min(signed.commit.blob_size_bytes, limit),
                 clock=self.clock,
                 deadline_ms=deadline_ms,
             )
+            if self.intake is None:
+                path = await fetching
+            else:
+                path = await self.intake.or_upload(blob_id, fetching)
             plan_sha256 = signed.commit.plan_sha256
             layout = bind_layout(self.cycle.layout, plan_sha256=plan_sha256, peer=signed.peer)
             training = self.cycle.config.training
@@ -386,10 +483,6 @@ class RoundKeeper:
 
     def _load_state(self, digest: Digest) -> TrainingState:
         return decode_snapshot(self.blobs.store.read(digest), layout=self.cycle.layout)
-
-    def _next_state(self, state: TrainingState, judged: list[Judged]) -> Digest:
-        following = next_state(state, used_vectors(judged), self.cycle.config.training)
-        return self.blobs.store.put(encode_snapshot(following))
 
 
 def _contribution_row(row: RoundRow, item: Judged) -> ContributionRow:

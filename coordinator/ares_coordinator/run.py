@@ -8,6 +8,7 @@ on at the next start.
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from aiohttp import web
 from ares_coordinator.api.app import ApiSettings, create_root_app
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.engine.runner import Engine
+from ares_coordinator.gateway import Gateway
 from ares_coordinator.herald import Herald
+from ares_coordinator.intake import Intake
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import IDENTITY_FILE, CoordinatorSettings
 from ares_coordinator.store.connect import database_target
@@ -28,14 +31,17 @@ from ares_coordinator.store.thread import StoreThread
 from ares_coordinator.tierbook import rules_of
 from ares_coordinator.views import LiveViews
 from ares_p2p import PROTOCOL_VERSION
+from ares_p2p.averaging.allreduce import GroupMember
 from ares_p2p.clock import SystemClock
 from ares_p2p.crypto.keys import load_identity
 from ares_p2p.datadir import DataDirLock
 from ares_p2p.domain import NetworkDescriptor
 from ares_p2p.errors import NodeDied, PortTaken
 from ares_p2p.ids import PeerId
+from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.invite import MAX_ADDRESSES, Invite
 from ares_p2p.network.node import Node
+from ares_p2p.network.records_hivemind import HivemindTransport
 
 log = structlog.get_logger(__name__)
 
@@ -102,12 +108,28 @@ async def _serve(
     herald = Herald(node.identity, node.network.network_id, db, node.records, clock)
     worker = ComputeWorker(files.logs / "worker.log")
     engine = Engine(settings, files, db, herald, node.records, node.blobs, clock, worker)
+    intake = Intake(db, BlobStore(files.staging), node.blobs.store)
+    engine.intake = intake
+    engine.seat_in = functools.partial(GroupMember, node.p2p)
+    if settings.audit.mode == "off":
+        strategy = settings.averaging.strategy
+        log.warning("nothing_is_verified_nothing_is_paid", audit="off", averaging=strategy)
+    gateway = Gateway(
+        network=node.network,
+        submit=engine.handle,
+        records=HivemindTransport(node),
+        blobs=node.blobs,
+        intake=intake,
+        clock=clock,
+    )
     addresses = (*settings.network.bootstrap, *node.addresses)[:MAX_ADDRESSES]
-    invite = Invite(settings.network.name, node.peer_id, addresses).encode()
+    invite = Invite(
+        settings.network.name, node.peer_id, addresses, settings.network.api_url
+    ).encode()
     views = LiveViews(
         settings=settings, db=db, engine=engine, node=node, clock=clock, invite=invite
     )
-    runner = await _start_api(settings, views, network_id=node.network.network_id, files=files)
+    runner = await _start_api(settings, views, gateway, files=files)
     host, port = runner.addresses[0][:2]
     api_url = settings.network.api_url or f"http://{host}:{port}"
     try:
@@ -129,14 +151,16 @@ async def _serve(
 
 
 async def _start_api(
-    settings: CoordinatorSettings, views: LiveViews, *, network_id: str, files: DataLayout
+    settings: CoordinatorSettings, views: LiveViews, gateway: Gateway, *, files: DataLayout
 ) -> web.AppRunner:
     api = ApiSettings(
-        network_id=network_id,
+        network_id=gateway.network.network_id,
         tiers=rules_of(settings.credit),
         files=files,
         public_release_h=settings.credit.public_release_h,
         limited=settings.network.api_limits,
+        proxies=settings.network.api_proxies,
+        swarm=gateway,
     )
     app = create_root_app(views=views, settings=api)
     runner = web.AppRunner(app, access_log=None)

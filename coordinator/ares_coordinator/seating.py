@@ -36,8 +36,8 @@ class Seating:
         """
         free = self.seats - len(seated)
         present = [one for one in self.waiting() if one != peer and one not in seated]
-        if peer in seated or free > len(present):
-            return  # the usual case, without asking for anybody's tier
+        if peer in seated or free <= 0 or free > len(present):
+            return  # the usual cases, without asking for anybody's tier; a full book says so itself
         own = LADDER.index(await self.tiers.tier_of(peer))
         held = 0
         for one in present:

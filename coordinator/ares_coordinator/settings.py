@@ -50,7 +50,10 @@ class NetworkSection(_Section):
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8787, ge=0, le=65_535)
     api_limits: bool = True  # requests per minute by address and tier
-    api_url: str = ""  # how the outside reaches the API; "" = http://api_host:api_port
+    # How the outside reaches the API: invites name it. "": http://api_host:api_port, and peers that
+    # are not on this machine have no HTTPS way; see docs/network.md.
+    api_url: str = Field(default="", max_length=256, pattern=r"^(https?://[!-~]+)?$")
+    api_proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # whose X-Forwarded-For is believed
 
 
 class BaseSection(_Section):
@@ -140,7 +143,8 @@ class TrainingSection(_Section):
     max_grad_norm: float = Field(default=0.0, ge=0)  # 0: off, RMSProp bounds the step itself
     outer_lr: Rate = 0.8
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
-    codec_bits: Literal[2, 3, 4, 8] = 2
+    # 1: with error feedback, which no auditor can replay: only with [audit] mode = "off"
+    codec_bits: Literal[1, 2, 3, 4, 8] = 2
     codec_block: Literal[32, 64, 128, 256] = 128
 
     @model_validator(mode="after")
@@ -159,8 +163,11 @@ class RoundsSection(_Section):
 
     rounds: Positive = 60
     min_peers: Positive = 1
-    train_s: float = Field(default=120, gt=0)  # from the plan to the commit deadline, at most
-    serve_s: float = Field(default=60, gt=0)  # for fetching everybody's contributions
+    # measured: from the speeds of the peers that are there, train_s and serve_s at most; see
+    # docs/adr/0008. fixed: always these two. A round ends earlier when everybody is done.
+    clock: Literal["measured", "fixed"] = "measured"
+    train_s: float = Field(default=300, gt=0)  # from the plan to the commit deadline
+    serve_s: float = Field(default=120, gt=0)  # for fetching everybody's contributions
     max_peers: int = Field(default=64, gt=0, le=100)  # a CommitSet record holds about 110 commits
     # Rounds between two looks at the held-out loss. Above 1 there are no poison alarms: they
     # compare a round's end with its start.
@@ -180,10 +187,24 @@ class RoundsSection(_Section):
         )
 
 
+class AveragingSection(_Section):
+    """How the contributions of a round become one sum; docs/averaging.md, docs/adr/0007."""
+
+    # hivemind: on hivemind's own averager, for peers that trust each other. Nothing is left to
+    # audit, so it wants [audit] mode = "off", and nothing is paid.
+    strategy: Literal["gather", "hivemind"] = "gather"
+    # auto: chosen when a round opens, from the number of peers, sizes and upload speeds.
+    # gather: everybody fetches everything. butterfly: always by parts that few peers make.
+    exchange: Literal["auto", "gather", "butterfly"] = "auto"
+    down_bits: Literal[2, 3, 4, 8] = 3  # of a part of the sum; in a cycle every round has these
+    parts: int = Field(default=0, ge=0, le=64)  # of a round by parts; 0: what moves fewest bytes
+
+
 class AuditSection(_Section):
     """Who replays what."""
 
-    mode: Literal["enforce", "shadow"] = "enforce"  # shadow: verdicts without consequences
+    # shadow: verdicts without consequences. off: no audits; nothing is verified, so nothing is paid
+    mode: Literal["enforce", "shadow", "off"] = "enforce"
     auditors: tuple[str, ...] = ()  # peer ids that may audit whatever their tier
     decoy_rate: float = Field(default=0.02, ge=0, le=1)  # rounds with a forged contribution of ours
     report_s: float = Field(default=120, gt=0)  # how long an auditor has; then we replay ourselves
@@ -231,9 +252,24 @@ class CoordinatorSettings(_Section):
     teacher: TeacherSection = TeacherSection()
     training: TrainingSection = TrainingSection()
     rounds: RoundsSection = RoundsSection()
+    averaging: AveragingSection = AveragingSection()
     credit: CreditSection = CreditSection()
     audit: AuditSection = AuditSection()
     database: DatabaseSection = DatabaseSection()
+
+    @model_validator(mode="after")
+    def _auditable(self) -> CoordinatorSettings:
+        if self.training.codec_bits == 1 and self.audit.mode != "off":
+            raise ValueError(
+                "[training] codec_bits = 1 works with error feedback, which no audit can replay: "
+                'set [audit] mode = "off" (then nothing is paid), or codec_bits to 2, 3, 4 or 8'
+            )
+        if self.averaging.strategy == "hivemind" and self.audit.mode != "off":
+            raise ValueError(
+                '[averaging] strategy = "hivemind" leaves nothing that could be audited: set '
+                '[audit] mode = "off" (then nothing is paid), or strategy to "gather"'
+            )
+        return self
 
 
 def default_data_dir() -> Path:

@@ -82,6 +82,8 @@ class LiveViews:
             refused_records=dict(self._dht_refusals),
             base_name=self._settings.base.name,
             base_parameters=self._base_parameters,
+            ways={peer: seen.way for peer, seen in present.items()},
+            round_clock=engine.keeper.clock_reason if engine.keeper else "",
         )
 
 

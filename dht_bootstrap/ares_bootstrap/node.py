@@ -14,7 +14,7 @@ import ipaddress
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ async def _serve(
                 network_id=network.network_id,
                 peer_id=node.peer_id,
                 addresses=addresses,
-                invite=Invite(network.name, network.coordinator, addresses).encode(),
+                invite=replace(network, addresses=addresses).encode(),
                 health_port=health_port,
                 pid=os.getpid(),
             )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.domain import PeerStatus
 from ares_p2p.errors import AresError, NetworkFault, NodeDied, NotAnAuditor, PeerFault
-from ares_p2p.ids import Digest, PeerId
+from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.rounds.plan import NO_DIGEST
 from ares_p2p.wire.codec import seal
-from ares_peer.links import Links
+from ares_peer.links import UNREACHABLE_WAY, Links
 from ares_peer.memory import SessionMemory
 
 SUBMIT_TIMEOUT_S = 5.0
@@ -64,10 +64,16 @@ class Announcer:
             await self._send(Presence(), to_dht=False)
 
     async def peers_online(self) -> list[PeerId]:
-        """Return the other peers that announced themselves lately."""
+        """Return the other peers that announced themselves lately, and that can be reached.
+
+        Everybody has them in another order: who comes first is asked first, and else the same few
+        would serve every newcomer.
+        """
         found = await self.links.records.fetch_peers(PeerStatus)
         me = self.links.identity.peer_id
-        return [item.envelope.signer for item in found if item.envelope.signer != me]
+        others = [item for item in found if item.signer != me]
+        reachable = [item.signer for item in others if item.payload.way != UNREACHABLE_WAY]
+        return sorted(reachable, key=lambda peer: sha256(me.encode(), peer.encode()))
 
     async def _send(self, now: Presence, *, to_dht: bool) -> None:
         status = PeerStatus(
@@ -80,6 +86,8 @@ class Announcer:
             state=now.state,
             held_blobs=now.held_blobs,
             role=self.role,
+            upload_bytes_per_s=self.links.blobs.traffic.upload.bytes_per_s,
+            way=self.links.way(),
         )
         envelope = seal(self.links.identity, status)
         try:

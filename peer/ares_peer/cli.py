@@ -72,6 +72,30 @@ def join(
             show_default=False,
         ),
     ] = None,
+    way: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, p2p, or http: through the coordinator over HTTPS, for networks that let "
+            "nothing else out. Default: auto, which changes by itself.",
+            show_default=False,
+        ),
+    ] = None,
+    api_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The coordinator's web address for that. Default: as the invite says.",
+            show_default=False,
+        ),
+    ] = None,
+    client_mode: Annotated[
+        bool | None,
+        typer.Option(
+            "--client-mode/--no-client-mode",
+            help="Listen nowhere and store nothing for others: for machines that nobody can "
+            "reach. Default: off.",
+            show_default=False,
+        ),
+    ] = None,
     base: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +154,9 @@ def join(
         "port": port,
         "host": host,
         "announce": tuple(announce) if announce else None,
+        "way": way,
+        "api_url": api_url,
+        "client_mode": client_mode,
         "base": base.absolute() if base else None,
         "device": device,
         "threads": threads,

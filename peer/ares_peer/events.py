@@ -87,6 +87,15 @@ class IdentityKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class WayChanged:
+    """How the network is reached from now on: p2p, relay or http; `why` is "" for the first."""
+
+    kind: ClassVar[str] = "way"
+    way: Text
+    why: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundOpened:
     """A round to train in; `state` is the hex digest it starts from."""
 
@@ -280,6 +289,7 @@ Event = (
     PhaseChanged
     | SyncProgress
     | IdentityKnown
+    | WayChanged
     | RoundOpened
     | StepDone
     | CommitSent

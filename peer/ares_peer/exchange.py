@@ -1,4 +1,7 @@
-"""Fetching a round's contributions once its commits are closed: each by its hash, all at once."""
+"""Fetching a round's contributions once its commits are closed: each by its hash, all at once.
+
+That is the exchange of a round in which everybody fetches everything; `butterfly` is the other one.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ares_p2p.averaging.vectors import VectorSource
+from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.domain import CommitSet, CycleConfig, RoundManifest, RoundPlan
 from ares_p2p.errors import BlobUnavailable
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import fetch_until
 from ares_p2p.rounds.commits import SignedCommit
 from ares_p2p.training.replica import BoundLayout, open_contribution
+from ares_p2p.training.roundsum import round_sum
 from ares_peer.links import Links
+
+Total = Callable[[], Vector | None]  # makes the round's sum; None when nothing was accepted
 
 GRACE_MS = 10_000  # the coordinator's own, where the deadline is over before the fetching begins
 
 
 @dataclass(slots=True)
 class Exchange:
-    """The contributions of one round. `start`, then `vectors_of` the manifest, then `stop`.
+    """The contributions of one round. `start`, then `sum_of` the manifest, then `stop`.
 
     Args:
         layout_of: the layout that a peer's contribution must carry.
@@ -46,6 +52,19 @@ class Exchange:
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
+
+    async def sum_of(self, manifest: RoundManifest) -> Total:
+        """Return what makes the round's sum; by then everything it needs is here.
+
+        Raises: BlobUnavailable. PeerFault: the manifest counts something that is no contribution.
+        """
+        vectors = await self.vectors_of(manifest)
+        used = [
+            (vectors[entry.commit_sha256], entry.coefficient)
+            for entry in manifest.entries
+            if entry.coefficient
+        ]
+        return lambda: round_sum(used, self.config.training) if used else None
 
     async def vectors_of(self, manifest: RoundManifest) -> dict[Digest, VectorSource]:
         """Return, by commit, the contributions that the manifest counts.

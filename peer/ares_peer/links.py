@@ -17,6 +17,7 @@ from ares_p2p.network.records import Records
 T = TypeVar("T")
 
 POLL_S = 0.4  # a DHT get takes 7-50 ms; a round lasts tens of seconds at least
+UNREACHABLE_WAY = "http"  # who reaches the network by it can serve nobody
 MAX_POLL_S = 5.0  # while nothing answers: asking must not make an outage worse
 
 
@@ -31,6 +32,7 @@ class Links:
     blobs: Blobs
     control: Control
     clock: Clock
+    way: Callable[[], str] = lambda: "p2p"  # how the network is reached; see `ways`
 
     async def wait_for(
         self,

@@ -23,8 +23,9 @@ from ares_p2p.errors import (
     PortTaken,
 )
 from ares_p2p.ids import PeerId
+from ares_p2p.network.http_api import check_api_url
 from ares_p2p.network.invite import parse_invite
-from ares_peer.settings import IDENTITY_FILE, PeerSettings, claim_network
+from ares_peer.settings import IDENTITY_FILE, PeerSettings, claim_network, remembered_api
 
 MIN_FREE_BYTES: Final = 1024**3  # a small base, its dataset, and some rounds' states and blobs
 _WEB_SCHEMES: Final = ("https://", "http://")
@@ -75,6 +76,7 @@ def check_invite(settings: PeerSettings) -> None:
     A web address is resolved by the trainer, which can wait for it.
 
     Raises: NotInitialised: none given, none remembered. InviteMalformed, InviteWrongNetwork.
+        ConfigFault: HTTPS alone is wanted, and nobody says where, or where it may not be used.
     """
     if not settings.invite:
         raise NotInitialised(
@@ -82,9 +84,17 @@ def check_invite(settings: PeerSettings) -> None:
         )
     if not settings.invite.strip().lower().startswith(_WEB_SCHEMES):
         invite = parse_invite(settings.invite)
-        if not invite.addresses:
+        if not invite.addresses and not (settings.api_url or invite.api_url):
             raise InviteMalformed("the invite names a network but no address to start from")
         claim_network(settings.data_dir, invite.network_id)
+        known = settings.api_url or invite.api_url or remembered_api(settings.data_dir)
+        if settings.way == "http" and not known:
+            raise ConfigFault(
+                "--way http, but the invite does not say where the coordinator's API is",
+                hint="ares-peer join --way http --api-url https://...",
+            )
+    if settings.api_url:
+        check_api_url(settings.api_url)
 
 
 def check_port(host: str, port: int) -> None:

@@ -35,6 +35,7 @@ from ares_peer.events import (
     SupervisorNote,
     SyncProgress,
     Traffic,
+    WayChanged,
 )
 from ares_peer.wording import sentence
 
@@ -122,6 +123,7 @@ class Status:
     peer_id: str = ""
     name: str = ""
     addresses: tuple[str, ...] = ()
+    way: str = ""  # how the network is reached: p2p, relay or http
     phase: Phase = Phase.STARTING
     detail: str = ""
     sync: SyncView | None = None
@@ -175,6 +177,8 @@ def _folded(status: Status, event: Event, now_ms: int) -> Status:
                 name=event.name,
                 addresses=event.addresses,
             )
+        case WayChanged():
+            return replace(status, way=event.way)
         case RoundOpened():
             opened = RoundView(event.cycle, event.round, event.rounds, event.deadline_ms)
             return replace(status, round=opened, state=event.state)
@@ -215,7 +219,7 @@ def _folded(status: Status, event: Event, now_ms: int) -> Status:
 def _with_note(status: Status, event: SupervisorNote) -> Status:
     match event.what:
         case "started":
-            return replace(status, phase=Phase.STARTING, detail="", trainer_traffic=(0, 0))
+            return replace(status, phase=Phase.STARTING, detail="", way="", trainer_traffic=(0, 0))
         case "restarting":
             return replace(status, phase=Phase.WAITING, detail="for the trainer's next start")
         case "stopping":

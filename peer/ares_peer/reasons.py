@@ -45,6 +45,15 @@ REASONS: Final[dict[str, Reason]] = {
         "The network part of your peer ended.", "It starts again by itself; report it if it recurs."
     ),
     "ARES-E037": Reason("Somebody did not answer in time.", "Check your connection if it recurs."),
+    "ARES-E041": Reason(
+        "Your peer did not come to the group that averaged the round, or there was none.",
+        "Often a slow or closed connection: open a port (`--port`), or `--announce` the address "
+        "that others can reach.",
+    ),
+    "ARES-E042": Reason(
+        "The group fell apart before the round was averaged.",
+        "Nothing you did. Leave the peer running.",
+    ),
     "ARES-E050": Reason("Something that was sent was refused.", _REPORT),
     "ARES-E051": Reason("A message arrived damaged.", _REPORT),
     "ARES-E052": Reason("A signature did not fit.", _REPORT),
@@ -99,7 +108,8 @@ REASONS: Final[dict[str, Reason]] = {
         "If you did not change the program: check memory and overclocking, then report it.",
     ),
     "ARES-E072": Reason(
-        "The audit could not tell: too far to pay, too close to punish, or not comparable.",
+        "The audit could not tell: too far to pay, too close to punish, or not comparable; "
+        "or this network does not audit, and pays nothing.",
         "No harm beyond this round's credit. Often: report your hardware, so that its "
         "differences are measured.",
     ),

@@ -11,11 +11,11 @@ bytes again and does not train again. While the coordinator is away, the peer wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ares_p2p.averaging.vectors import VectorSource
+from ares_p2p.averaging.vectors import Vector
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import (
     Commit,
@@ -32,18 +32,21 @@ from ares_p2p.rounds.assignment import first_example
 from ares_p2p.rounds.commits import SignedCommit, check_commit_set, open_commit
 from ares_p2p.rounds.manifest import check_correction, check_manifest
 from ares_p2p.training.replay import Rig
-from ares_p2p.training.replica import BoundLayout, bind_layout, encode_contribution, next_state
+from ares_p2p.training.replica import BoundLayout, bind_layout, encode_contribution, state_after
+from ares_p2p.training.roundsum import PartLayout, parts_of, sizes_of_parts
 from ares_p2p.training.state import TrainingState, encode_snapshot
 from ares_p2p.wire.codec import decode_envelope, encode_envelope, seal
+from ares_peer.butterfly import PartExchange
 from ares_peer.corrections import EndedRound, remade_state
 from ares_peer.events import CommitSent, ErrorRaised, Event, Phase, PhaseChanged, RoundOpened
 from ares_peer.evidence import EvidenceStore
-from ares_peer.exchange import Exchange
+from ares_peer.exchange import Exchange, Total
 from ares_peer.links import Links
 from ares_peer.memory import KeptCommit, SessionMemory
 from ares_peer.pace import Pace, TooSlow
 from ares_peer.patience import Patience, RoundLost
 from ares_peer.reports import round_corrected, round_done
+from ares_peer.residual import FEEDBACK_BITS, Residuals
 from ares_peer.submission import SENT_BY_DHT, Answer, hand_in, is_listed
 
 if TYPE_CHECKING:  # that module brings torch, which nothing here needs
@@ -62,7 +65,7 @@ class RoundWork:
         is_finishing: whether the session was asked to end.
         tokens_per_s: as measured, once there was a step.
         before: the round before, if this peer saw its end: this one may correct it.
-        contributions: blob ids of the round, as far as it came.
+        contributions: blob ids of the round, as far as it came; the parts of its sum, too.
         ended: the round itself, once its manifest was checked.
     """
 
@@ -110,9 +113,9 @@ class RoundWork:
                 await self._commit(result)
         self.emit(PhaseChanged(Phase.EXCHANGING))
         commits, closed = await self._closed_commits()
-        manifest, vectors = await self._exchange(commits, closed)
+        manifest, total = await self._exchange(commits, closed)
         self.emit(PhaseChanged(Phase.AGGREGATING))
-        return await asyncio.to_thread(self._advance, manifest, vectors)
+        return await asyncio.to_thread(self._advance, manifest, total)
 
     @property
     def peer(self) -> PeerId:
@@ -157,12 +160,17 @@ class RoundWork:
 
     def make_contribution(self, result: LocalResult) -> bytes:
         """Return the bytes that the commit promises: the compressed pseudo-gradient."""
-        return encode_contribution(
+        start, layout, training = (
             self.state.theta,
-            result.theta,
-            layout=self.bound_layout(self.peer),
-            training=self.config.training,
+            self.bound_layout(self.peer),
+            self.config.training,
         )
+        if training.codec_bits == FEEDBACK_BITS:
+            residuals = Residuals(self.memory.path.parent / "residual")
+            return residuals.contribution(
+                start, result.theta, place=self._place, layout=layout, training=training
+            )
+        return encode_contribution(start, result.theta, layout=layout, training=training)
 
     async def _commit(self, result: LocalResult) -> None:
         """Store the contribution, sign what is promised, and hand it in."""
@@ -268,11 +276,9 @@ class RoundWork:
 
     async def _exchange(
         self, commits: list[SignedCommit], closed: Verified[CommitSet]
-    ) -> tuple[RoundManifest, dict[Digest, VectorSource]]:
-        """Fetch all contributions while the coordinator decides, and report what it decided."""
-        exchange = Exchange(
-            self.links, self.config, self.plan, commits, closed.payload, self.bound_layout
-        )
+    ) -> tuple[RoundManifest, Total]:
+        """Fetch what the sum needs while the coordinator decides, and report what it decided."""
+        exchange = self._exchange_of(commits, closed.payload)
         exchange.start()
         try:
             found = await self._patience.wait_for(
@@ -286,19 +292,73 @@ class RoundWork:
                 plan_sha256=self.plan_sha256,
                 commit_set_sha256=closed.envelope.payload_sha256,
                 previous_manifest_sha256=self.plan.previous_manifest_sha256,
+                part_sizes=self._part_sizes(manifest),
             )
             for correction in manifest.corrections:
                 corrected = self._ended(correction)
                 if corrected is not None:
                     check_correction(correction, previous=corrected.manifest)
             digest = found.envelope.payload_sha256
-            self.ended = EndedRound(self.plan, manifest, digest, tuple(commits))
+            seed = closed.payload.revealed_seed
+            self.ended = EndedRound(self.plan, manifest, digest, tuple(commits), seed)
             self._report(manifest)
-            return manifest, await exchange.vectors_of(manifest)
+            if manifest.corrections:
+                return manifest, await self._corrected_sum(manifest, manifest.corrections[0])
+            return manifest, await exchange.sum_of(manifest)
         except BlobUnavailable as fault:
-            raise RoundLost(f"a contribution could not be fetched: {fault.message}") from fault
+            raise RoundLost(f"not all of the round could be fetched: {fault.message}") from fault
         finally:
             await exchange.stop()
+
+    def _exchange_of(
+        self, commits: list[SignedCommit], commit_set: CommitSet
+    ) -> Exchange | PartExchange:
+        links, config, plan = self.links, self.config, self.plan
+        parts = parts_of(self.rig.layout, plan=plan, plan_sha256=self.plan_sha256)
+        if parts:
+            return self._exchange_of_parts(commits, commit_set.revealed_seed, parts)
+        return Exchange(links, config, plan, commits, commit_set, self.bound_layout)
+
+    def _exchange_of_parts(
+        self, commits: Sequence[SignedCommit], seed: Digest, parts: Sequence[PartLayout]
+    ) -> PartExchange:
+        return PartExchange(
+            self.links,
+            self.config,
+            self.plan,
+            commits,
+            seed,
+            parts,
+            keep=self.contributions.add,
+            say=self._say_mismatch,
+        )
+
+    def _part_sizes(self, manifest: RoundManifest) -> tuple[int, ...] | None:
+        """Return the bytes of the parts that a manifest must name, None when nobody here knows."""
+        plan = self.plan
+        for correction in manifest.corrections:
+            ended = self._ended(correction)
+            if ended is None:
+                return None
+            plan = ended.plan
+        return sizes_of_parts(self.rig.layout.size, plan=plan, training=self.config.training)
+
+    async def _corrected_sum(self, manifest: RoundManifest, correction: RoundCorrection) -> Total:
+        """Return what makes the corrected sum of a round by parts; of another it is made later."""
+        ended = self._ended(correction)
+        if ended is None or not manifest.parts:
+            return lambda: None
+        parts = parts_of(self.rig.layout, plan=ended.plan, plan_sha256=ended.manifest.plan_sha256)
+        again = self._exchange_of_parts(ended.commits, ended.revealed_seed, parts)
+        again.start()
+        try:
+            return await again.sum_of(replace(manifest, entries=correction.entries, corrections=()))
+        finally:
+            await again.stop()
+
+    def _say_mismatch(self, fault: StateMismatch) -> None:
+        """Keep it with the round's signed records, which name what was signed instead."""
+        self.evidence.note(self._place, "mismatch", code=fault.code, message=fault.message)
 
     def _report(self, manifest: RoundManifest) -> None:
         """Say what became of the work, and whether credit is to come for it."""
@@ -314,23 +374,16 @@ class RoundWork:
 
     # --- aggregate -----------------------------------------------------------------------------
 
-    def _advance(
-        self, manifest: RoundManifest, vectors: dict[Digest, VectorSource]
-    ) -> tuple[TrainingState, Digest]:
+    def _advance(self, manifest: RoundManifest, total: Total) -> tuple[TrainingState, Digest]:
         """Return the next state from our own sum, its snapshot stored.
 
         Raises: StateMismatch: it is not what the coordinator signed. RoundLost: the manifest
             corrects a round of which not everything is held here any more.
         """
         if manifest.corrections:
-            state = self._corrected(manifest.corrections[0])
+            state = self._corrected(manifest.corrections[0], total())
         else:
-            used = [
-                (vectors[entry.commit_sha256], entry.coefficient)
-                for entry in manifest.entries
-                if entry.coefficient
-            ]
-            state = next_state(self.state, used, self.config.training)
+            state = state_after(self.state, total(), self.config.training)
         digest = self.links.blobs.store.put(encode_snapshot(state))
         if digest != manifest.next_state:
             self.links.blobs.store.delete(digest)
@@ -347,7 +400,7 @@ class RoundWork:
         is_it = before is not None and before.manifest_sha256 == correction.manifest_sha256
         return before if is_it else None
 
-    def _corrected(self, correction: RoundCorrection) -> TrainingState:
+    def _corrected(self, correction: RoundCorrection, total: Vector | None) -> TrainingState:
         """Return the state that a correction leads to, from the corrected round's own blobs."""
         ended = self._ended(correction)
         state = None
@@ -358,6 +411,7 @@ class RoundWork:
                 store=self.links.blobs.store,
                 layout=self.rig.layout,
                 training=self.config.training,
+                total=total,
             )
         if state is None:
             raise RoundLost(f"the corrected state of round {correction.round + 1} is to be fetched")

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from ares_p2p.averaging.group import SeatIn
 from ares_p2p.domain import CycleConfig, RoundManifest, RoundPlan
 from ares_p2p.errors import (
     AresError,
@@ -30,6 +32,7 @@ from ares_p2p.ids import Digest
 from ares_p2p.network.records import Verified
 from ares_p2p.proofs.findings import Volunteer
 from ares_p2p.rounds.audits import TRAINER_ROLE
+from ares_p2p.rounds.strategy import averages_in_group
 from ares_p2p.training.replay import Rig
 from ares_peer.announcer import Announcer, Presence
 from ares_peer.credit import CreditWatch, rounds_text
@@ -49,6 +52,7 @@ from ares_peer.links import POLL_S, Links
 from ares_peer.lookout import Lookout
 from ares_peer.materials import Materials, gather_materials
 from ares_peer.memory import SessionMemory
+from ares_peer.reducedwork import ReducedWork
 from ares_peer.roundwork import RoundLost, RoundWork
 from ares_peer.running import RunningCycle, StateFinder
 from ares_peer.shelf import Shelf
@@ -93,6 +97,7 @@ class Session:
         load_rig: RigLoader,
         emit: Callable[[Event], None],
         exit_after_cycle: bool = False,
+        seat_in: SeatIn | None = None,
     ) -> None:
         emit = _without_repeats(emit)
         self._links = links
@@ -103,6 +108,7 @@ class Session:
         self._load_rig = load_rig
         self._emit = emit
         self._exit_after_cycle = exit_after_cycle
+        self._seat_in = seat_in
         self._wish = StopWish()
         self._running: RunningCycle | None = None
         self._tokens_per_s = 0.0
@@ -265,11 +271,14 @@ class Session:
             config,
             data_dir=self._data_dir,
             base=self._base,
-            sources=[self._links.coordinator, *await self._announcer.peers_online()],
+            sources=[*await self._announcer.peers_online(), self._links.coordinator],
             progress=lambda what, done, total: self._emit(SyncProgress(what, done, total)),
         )
         await self._clean_up(config)
         await self._ledger.begin_cycle(found)
+        if averages_in_group(config):
+            text = f"cycle {config.header.cycle} averages on hivemind: nothing is verified or paid"
+            self._emit(PhaseChanged(Phase.SYNCING, text))
         self._emit(PhaseChanged(Phase.SYNCING, "loading the base"))
         self._running = None  # two bases need not fit in memory
         rig = await asyncio.to_thread(self._load_rig, config, materials)
@@ -334,6 +343,20 @@ class Session:
             self._evidence.note(key, "lost", code=fault.code, message=fault.message)
             raise
 
+    def _kind_of_work(self, config: CycleConfig) -> Callable[..., RoundWork]:
+        """Return what does a round of a cycle.
+
+        Raises: PayloadMalformed: this version cannot. ConfigFault: this peer cannot.
+        """
+        if not averages_in_group(config):
+            return self.round_work
+        if self._seat_in is None:
+            raise ConfigFault(
+                "this network averages on hivemind, which needs P2P; HTTPS alone does not do",
+                hint="ares-peer join --way p2p",
+            )
+        return functools.partial(ReducedWork, seat_in=self._seat_in)
+
     async def _work_on(self, running: RunningCycle, plan: RoundPlan, plan_sha256: Digest) -> None:
         try:
             state = await self._wish.or_leave(
@@ -349,7 +372,7 @@ class Session:
                 running.handled_plan = plan_sha256  # no time is left for another try
             raise
         running.handled_plan = plan_sha256
-        work = self.round_work(
+        work = self._kind_of_work(running.config)(
             links=self._links,
             memory=self._memory,
             config=running.config,

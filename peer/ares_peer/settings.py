@@ -19,7 +19,7 @@ from ares_p2p.files import write_atomically
 
 SETTINGS_FILE: Final = "peer.json"
 NETWORK_FILE: Final = "network"  # the id of the one network this directory belongs to
-API_FILE: Final = "api-url"
+API_FILE: Final = "api-url"  # as the network's descriptor says
 IDENTITY_FILE: Final = "identity.key"
 STATUS_FILE: Final = "status.json"
 PROCESSES_FILE: Final = "processes.json"
@@ -31,6 +31,8 @@ Role = Literal["trainer", "auditor"]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Threads = Annotated[int, Field(ge=0, le=1_024)]  # 0 = torch decides
 Name = Annotated[str, Field(min_length=1, max_length=40)]
+WayOption = Literal["auto", "p2p", "http"]
+ApiUrl = Annotated[str, Field(max_length=256)]
 Announce = Annotated[tuple[str, ...], Field(max_length=8)]
 
 
@@ -49,6 +51,9 @@ class PeerSettings(BaseSettings):
     host: str = Field(default="0.0.0.0", max_length=64)
     port: Port = 0  # 0 = any free one
     announce: Announce = ()
+    way: WayOption = "auto"
+    api_url: ApiUrl = ""  # of the coordinator; "" = as the invite or the network says
+    client_mode: bool = False  # listen nowhere, store nothing of the DHT for others
     base: Path | None = None  # a folder with the base model; None = fetched from the network
     device: Device = "auto"
     threads: Threads = 0
@@ -65,6 +70,9 @@ class Remembered(BaseModel):
     host: str | None = None
     port: Port | None = None
     announce: Announce | None = None
+    way: WayOption | None = None
+    api_url: ApiUrl | None = None
+    client_mode: bool | None = None
     base: Path | None = None
     device: Device | None = None
     threads: Threads | None = None
@@ -82,6 +90,9 @@ class TrainerSettings(BaseModel):
     host: str = "0.0.0.0"
     port: Port = 0
     announce: tuple[str, ...] = ()
+    way: WayOption = "auto"
+    api_url: str = ""
+    client_mode: bool = False
     base: Path | None = None
     device: Device = "auto"
     threads: Threads = 0
@@ -202,8 +213,13 @@ def remembered_network(data_dir: Path) -> tuple[str, str]:
         raise NotInitialised(
             f"{data_dir} knows no network yet", hint="ares-peer join ares://..."
         ) from error
+    return network_id, remembered_api(data_dir)
+
+
+def remembered_api(data_dir: Path) -> str:
+    """Return where the network's API is, as far as this directory knows; "" if it does not."""
     path = data_dir / API_FILE
-    return network_id, path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _from_environment() -> PeerSettings:

@@ -11,6 +11,7 @@ from ares_peer.wording import (
     duration_text,
     phase_text,
     reason_text,
+    way_text,
 )
 
 Row = tuple[str, str]  # label, value
@@ -55,6 +56,8 @@ def status_rows(status: Status, *, running: bool, now_ms: int) -> list[Row]:
     rows = [("peer", _life(status, running=running, now_ms=now_ms))]
     if running:
         rows.append(("phase", phase_text(status.phase, status.detail)))
+    if running:
+        rows.append(("way", way_text(status.way)))
     rows += [("network", status.network), ("id", status.peer_id), ("name", status.name)]
     rows += [("role", status.role), ("device", status.device)]
     if status.round is not None:

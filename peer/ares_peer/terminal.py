@@ -33,6 +33,7 @@ from ares_peer.events import (
     RoundCorrected,
     RoundDone,
     SupervisorNote,
+    WayChanged,
 )
 from ares_peer.progress import RoundView, Status
 from ares_peer.summary import Row, credit_text, deadline_text, round_text, speed_text
@@ -141,6 +142,8 @@ def lasting_line(event: Event, *, glyphs: Glyphs) -> Text | None:
             glyph, style = glyphs.bad, "red"
         case CycleDone() | FirstAccepted() | IdentityKnown():
             glyph, style = glyphs.note, "cyan"
+        case WayChanged() if event.why:
+            glyph, style = glyphs.note, "yellow"
         case SupervisorNote() if event.what in _LASTING_NOTES:
             glyph, style = glyphs.note, "yellow"
         case _:
@@ -171,7 +174,7 @@ def build_panel(status: Status, *, now_ms: int, glyphs: Glyphs) -> Panel:
         lines.append(Text(status.last_event, style="dim", overflow="ellipsis", no_wrap=True))
     return Panel(
         Group(*lines),
-        title=Text(f"ares{glyphs.dot}{status.network}" if status.network else "ares"),
+        title=Text(glyphs.dot.join(part for part in ("ares", status.network, status.way) if part)),
         title_align="left",
         subtitle=Text(
             "Ctrl-C again stops at once" if status.stopping else "Ctrl-C finishes the round",

@@ -9,7 +9,6 @@ supervisor's, start the node (it forks) before torch makes threads, and only the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ares_p2p.clock import SystemClock
 from ares_p2p.domain import CycleConfig
-from ares_p2p.errors import AresError, InternalFault
+from ares_p2p.errors import AresError, InternalFault, NodeDied
 from ares_p2p.logs import configure_logging
 from ares_p2p.processes import die_with_parent
 from ares_p2p.rounds.audits import AUDITOR_ROLE
@@ -38,11 +37,14 @@ from ares_peer.events import (
 from ares_peer.settings import IDENTITY_FILE, TrainerSettings, claim_network
 
 if TYPE_CHECKING:
+    from ares_p2p.averaging.group import SeatIn
     from ares_p2p.crypto.keys import Identity
     from ares_p2p.network.invite import Invite
     from ares_p2p.network.node import Node
     from ares_p2p.training.replay import Rig
+    from ares_peer.connecting import Connection
     from ares_peer.materials import Materials
+    from ares_peer.session import Session
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -116,53 +118,47 @@ def _run(settings: TrainerSettings, *, emit: Callable[[Event], None]) -> int:
     emit(PhaseChanged(Phase.STARTING))
     from ares_p2p.crypto.keys import load_or_create_identity
     from ares_p2p.network.invite import resolve_invite
-    from ares_p2p.network.node import Node
+    from ares_peer.connecting import find_api, start_node
 
     key_file = settings.data_dir / IDENTITY_FILE
     identity = load_or_create_identity(key_file)
     invite: Invite = asyncio.run(resolve_invite(settings.invite))
     claim_network(settings.data_dir, invite.network_id)
     emit(PhaseChanged(Phase.CONNECTING, f"joining {invite.name}"))
-    node = Node.start(
-        identity_path=key_file,
-        network=invite.network,
-        host_addresses=(f"/ip4/{settings.host}/tcp/{settings.port}",),
-        announce_addresses=settings.announce,
-        initial_peers=invite.addresses,
-        role="peer",
-    )
+    api_url = find_api(settings, invite)
+    node = start_node(settings, invite, api_url=api_url, emit=emit)
     try:
-        emit(
-            IdentityKnown(identity.peer_id, invite.name, settings.name or "", tuple(node.addresses))
-        )
-        return asyncio.run(_live(settings, node, identity, invite, emit))
+        addresses = () if node is None else tuple(node.addresses)
+        emit(IdentityKnown(identity.peer_id, invite.name, settings.name or "", addresses))
+        return asyncio.run(_live(settings, node, identity, invite, api_url, emit))
     finally:
         emit(PhaseChanged(Phase.STOPPED))
-        node.shutdown()
+        if node is not None:
+            node.shutdown()
 
 
 async def _live(
     settings: TrainerSettings,
-    node: Node,
+    node: Node | None,
     identity: Identity,
     invite: Invite,
+    api_url: str,
     emit: Callable[[Event], None],
 ) -> int:
     from ares_peer.auditsession import AuditorSession
-    from ares_peer.links import Links
+    from ares_peer.connecting import connect
     from ares_peer.session import Session
 
-    await node.open(settings.data_dir / "blobs")
-    device = _device(settings)
-    links = Links(
+    connection = await connect(
+        settings,
+        node=node,
         identity=identity,
-        network_id=invite.network_id,
-        coordinator=invite.coordinator,
-        records=node.records,
-        blobs=node.blobs,
-        control=node.control,
+        invite=invite,
+        api_url=api_url,
         clock=SystemClock(),
+        emit=emit,
     )
+    device = _device(settings)
 
     def load_rig(config: CycleConfig, materials: Materials) -> Rig:
         from ares_p2p.training.rig import TrainingRig
@@ -177,7 +173,7 @@ async def _live(
 
     of_role = AuditorSession if settings.role == AUDITOR_ROLE else Session
     session = of_role(
-        links,
+        connection.links,
         data_dir=settings.data_dir,
         base=settings.base,
         device=device,
@@ -185,19 +181,49 @@ async def _live(
         load_rig=load_rig,
         emit=emit,
         exit_after_cycle=settings.exit_after_cycle,
+        seat_in=_seat_in(settings, connection),
     )
     loop = asyncio.get_running_loop()
+    asked = False
+
+    def finish() -> None:
+        nonlocal asked
+        asked = True
+        session.finish()
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, session.finish)
+        loop.add_signal_handler(number, finish)
+    renewing = asyncio.create_task(_renew(settings, connection, session), name="ares-renew")
     try:
         await session.run()
+        is_renewed = renewing.done() and not asked
+        return NodeDied.exit_code if is_renewed else 0
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
         _ignore_signals()  # it ends already; the node must leave no process behind
-        with contextlib.suppress(AresError, OSError):  # of a node that died: the cause counts
-            await node.close()
-    return 0
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        await connection.close()
+
+
+def _seat_in(settings: TrainerSettings, connection: Connection) -> SeatIn | None:
+    """Return what takes a seat in a group that averages on hivemind; None without P2P."""
+    node = connection.node
+    if node is None:
+        return None
+    from ares_p2p.averaging.allreduce import GroupMember
+
+    can_reduce = not settings.client_mode
+    return lambda group, timing: GroupMember(node.p2p, group, timing, can_reduce=can_reduce)
+
+
+async def _renew(settings: TrainerSettings, connection: Connection, session: Session) -> None:
+    """End the session between two rounds a while after the node was lost: a new start mends it."""
+    if settings.way == "http":
+        await asyncio.get_running_loop().create_future()
+    await connection.wait_for_renewal()
+    session.finish()
 
 
 def _device(settings: TrainerSettings) -> str:

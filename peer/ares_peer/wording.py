@@ -23,6 +23,7 @@ from ares_peer.events import (
     RoundDone,
     RoundOpened,
     SupervisorNote,
+    WayChanged,
 )
 
 UCREDITS_PER_CREDIT: Final = 1_000_000
@@ -42,6 +43,18 @@ _PHASES: Final = {
     Phase.FINISHING: "finishing this round",
     Phase.STOPPED: "stopped",
 }
+
+
+_WAYS: Final = {
+    "p2p": "peer to peer",
+    "relay": "peer to peer, through a relay",
+    "http": "over HTTPS, through the coordinator",
+}
+
+
+def way_text(way: str) -> str:
+    """Return how the network is reached."""
+    return _WAYS.get(way, way)
 
 
 def phase_text(phase: Phase, detail: str = "") -> str:
@@ -101,6 +114,9 @@ def sentence(event: Event) -> str:
             return phase_text(event.phase, event.detail)
         case IdentityKnown():
             return f"this peer is {event.peer_id} on {event.network}"
+        case WayChanged():
+            why = f": {event.why}" if event.why else ""
+            return f"connected {way_text(event.way)}{why}"
         case RoundOpened():
             return f"round {event.round + 1}/{event.rounds} of cycle {event.cycle} opened"
         case CommitSent() if event.accepted:

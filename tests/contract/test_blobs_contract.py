@@ -1,4 +1,4 @@
-"""One suite over both ways to exchange blobs: in memory, and over real p2pd on loopback."""
+"""One suite over all ways to exchange blobs: in memory, over real p2pd, over HTTP; on loopback."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ares_p2p.errors import BlobUnavailable, HashMismatch, Oversize, RpcTimeout
+from ares_p2p.errors import (
+    BlobUnavailable,
+    HashMismatch,
+    Oversize,
+    PayloadMalformed,
+    RpcTimeout,
+)
 from ares_p2p.ids import CHUNK_BYTES, PeerId, blob_id_of, chunk_list_of
 from ares_p2p.network.blob_serve import ServeLimits
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.blobs_memory import InMemoryBlobNetwork, InMemoryBlobs
+from ares_p2p.network.http_blobs import HttpBlobs
+from httpfixtures import http_site
 from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, start_node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,9 +34,10 @@ MB = 1_000_000
 
 
 class World:
-    """Three peers."""
+    """Three peers; behind HTTP only carol, the coordinator, serves."""
 
-    def __init__(self, blobs: dict[str, Blobs]) -> None:
+    def __init__(self, blobs: dict[str, Blobs], *, peers_serve: bool = True) -> None:
+        self.peers_serve = peers_serve
         self.carol, self.alice, self.bob = blobs["carol"], blobs["alice"], blobs["bob"]
         self.ids: dict[str, PeerId] = {name: who.peer_id for name, who in NAMES.items()}
 
@@ -73,8 +82,22 @@ async def memory_world(folder: Path) -> World:
     )
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def http_world(folder: Path) -> AsyncIterator[World]:
+    async with http_site(folder / "site") as site:
+        blobs: dict[str, Blobs] = {"carol": site.blobs}
+        for name, who in (("alice", ALICE), ("bob", BOB)):
+            blobs[name] = HttpBlobs(site.api(who), BlobStore(folder / f"http-{name}"))
+        yield World(blobs, peers_serve=False)
+
+
+def needs_serving_peers(world: World) -> None:
+    if not world.peers_serve:
+        pytest.skip("behind HTTP a peer serves nobody: the coordinator does it for all")
+
+
 @pytest.fixture(
-    params=["memory", pytest.param("hivemind", marks=pytest.mark.swarm)], scope="module"
+    params=["memory", "http", pytest.param("hivemind", marks=pytest.mark.swarm)], scope="module"
 )
 def world(request: pytest.FixtureRequest) -> World:
     found: World = request.getfixturevalue(f"{request.param}_world")
@@ -112,6 +135,7 @@ async def test_bytes_are_counted_on_both_sides(world: World) -> None:
 
 
 async def test_several_sources_share_the_work(world: World) -> None:
+    needs_serving_peers(world)
     data = os.urandom(8 * MB)
     blob_id = world.carol.store.put(data)
     world.bob.store.put(data)
@@ -154,6 +178,7 @@ async def test_too_large_is_refused_before_it_comes(world: World) -> None:
 
 
 async def test_absent_sources_are_dropped_and_the_rest_carries_on(world: World) -> None:
+    needs_serving_peers(world)
     data = os.urandom(2 * MB)
     blob_id = world.bob.store.put(data)
     path = await fetch(world.alice, blob_id, NOBODY, world.ids["carol"], world.ids["bob"])
@@ -166,6 +191,7 @@ async def test_no_source_at_all_is_said(world: World) -> None:
 
 
 async def test_a_lying_source_is_dropped_by_name(world: World) -> None:
+    needs_serving_peers(world)
     data = os.urandom(2 * MB)
     blob_id = world.carol.store.put(data)
     world.bob.store.put(data)
@@ -185,6 +211,7 @@ async def test_a_lying_source_is_dropped_by_name(world: World) -> None:
 
 
 async def test_a_lying_list_is_dropped(world: World) -> None:
+    needs_serving_peers(world)
     data = os.urandom(1000)
     blob_id = world.carol.store.put(data)
     world.bob.store.put(data)
@@ -210,6 +237,97 @@ async def test_a_download_goes_on_from_what_is_there(world: World) -> None:
     assert path.read_bytes() == data
     # idle workers may fetch the last chunks twice, but what was there is not asked for again
     assert world.alice.traffic.down_bytes - down <= 2 * 3 * CHUNK_BYTES
+
+
+# --- some chunks of a blob ----------------------------------------------------------------------
+
+
+async def fetch_chunks(blobs: Blobs, blob_id: bytes, *sources: PeerId, **arguments: Any) -> None:
+    await blobs.fetch_chunks(
+        blob_id, sources=sources, **({"max_bytes": 10 * MB, "timeout_s": 60} | arguments)
+    )
+
+
+async def test_some_chunks_come_alone_and_can_be_read(world: World) -> None:
+    data = os.urandom(7 * CHUNK_BYTES + 1000)
+    blob_id = world.carol.store.put(data)
+    world.bob.store.put(data)
+    down = world.alice.traffic.down_bytes
+    seen: list[tuple[int, int]] = []
+    await fetch_chunks(
+        world.alice,
+        blob_id,
+        world.ids["carol"],
+        world.ids["bob"],
+        chunks={2, 3, 7},
+        progress=lambda *step: seen.append(step),
+    )
+    wanted = 2 * CHUNK_BYTES + 1000
+    assert (seen[0], seen[-1]) == ((0, wanted), (wanted, wanted))
+    assert wanted <= world.alice.traffic.down_bytes - down < 2 * wanted + CHUNK_BYTES
+    store = world.alice.store
+    start, stop = 2 * CHUNK_BYTES + 17, 4 * CHUNK_BYTES - 5
+    assert store.read_range(blob_id, start, stop) == data[start:stop]
+    assert store.read_range(blob_id, 7 * CHUNK_BYTES, len(data)) == data[7 * CHUNK_BYTES :]
+    for start, stop in ((0, 10), (CHUNK_BYTES, 2 * CHUNK_BYTES + 1), (0, len(data) + 1)):
+        with pytest.raises(BlobUnavailable):
+            store.read_range(blob_id, start, stop)
+
+
+async def test_some_chunks_are_no_blob_and_are_not_served_as_one(world: World) -> None:
+    needs_serving_peers(world)
+    data = os.urandom(4 * CHUNK_BYTES)
+    blob_id = world.carol.store.put(data)
+    await fetch_chunks(world.alice, blob_id, world.ids["carol"], chunks={1})
+    assert not world.alice.store.has(blob_id)
+    assert blob_id not in world.alice.store.ids()
+    with pytest.raises(BlobUnavailable):
+        await fetch(world.bob, blob_id, world.ids["alice"])
+    path = await fetch(world.alice, blob_id, world.ids["carol"])  # the rest, when it is wanted
+    assert path.read_bytes() == data
+    assert world.alice.store.read_range(blob_id, 5, 10) == data[5:10]
+
+
+async def test_some_chunks_and_more_of_them_later(world: World) -> None:
+    data = os.urandom(6 * CHUNK_BYTES)
+    blob_id, chunks = world.carol.store.put(data), chunk_list_of(data)
+    world.alice.store.begin_partial(blob_id, chunks, {4})  # as a killed process leaves it
+    world.alice.store.write_chunk(blob_id, chunks, 4, data[4 * CHUNK_BYTES : 5 * CHUNK_BYTES])
+    down = world.alice.traffic.down_bytes
+    await fetch_chunks(world.alice, blob_id, world.ids["carol"], chunks={4})
+    assert world.alice.traffic.down_bytes == down  # nothing was missing
+    await fetch_chunks(world.alice, blob_id, world.ids["carol"], chunks={1, 4, 5})
+    assert (
+        world.alice.store.read_range(blob_id, 4 * CHUNK_BYTES, len(data))
+        == (data[4 * CHUNK_BYTES :])
+    )
+    assert await fetch(world.carol, blob_id)  # it is here: no source needed
+    await fetch_chunks(world.carol, blob_id, chunks={0})
+
+
+async def test_a_lying_source_of_some_chunks_is_dropped_by_name(world: World) -> None:
+    needs_serving_peers(world)
+    data = os.urandom(4 * CHUNK_BYTES)
+    blob_id = world.carol.store.put(data)
+    world.bob.store.put(data)
+    honest = world.bob.store.read_chunk
+    world.bob.store.read_chunk = lambda *place: bytes(len(honest(*place)))  # type: ignore[method-assign]
+    try:
+        with pytest.raises(BlobUnavailable, match="no source is left"):
+            await fetch_chunks(world.alice, blob_id, world.ids["bob"], chunks={2})
+        assert world.alice.faults[-1].code == HashMismatch.code
+        sources = (world.ids["bob"], world.ids["carol"])
+        await fetch_chunks(world.alice, blob_id, *sources, chunks={2})
+    finally:
+        world.bob.store.read_chunk = honest  # type: ignore[method-assign]
+    bounds = (2 * CHUNK_BYTES, 3 * CHUNK_BYTES)
+    assert world.alice.store.read_range(blob_id, *bounds) == data[slice(*bounds)]
+
+
+async def test_chunks_that_a_blob_has_not_got_are_refused(world: World) -> None:
+    blob_id = world.carol.store.put(os.urandom(CHUNK_BYTES))
+    with pytest.raises(PayloadMalformed, match="has 1 chunks, chunk 1 is asked for"):
+        await fetch_chunks(world.alice, blob_id, world.ids["carol"], chunks={0, 1})
 
 
 async def test_two_calls_for_one_blob_are_one_download(world: World) -> None:

@@ -1,4 +1,4 @@
-"""One suite over both kinds of records: in memory, and in a real DHT on loopback."""
+"""One suite over all kinds of records: in memory, in a real DHT, over HTTP; all on loopback."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ from ares_p2p.errors import (
     WrongSigner,
 )
 from ares_p2p.ids import sha256
+from ares_p2p.network.http_records import HttpRecords
 from ares_p2p.network.invite import Invite
 from ares_p2p.network.record_keys import MAX_CHUNK_BYTES
 from ares_p2p.network.records import Records
 from ares_p2p.network.records_memory import InMemoryNetwork, InMemoryRecords
+from httpfixtures import http_site
 from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, NETWORK, signed, start_node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,7 +53,8 @@ def fresh() -> int:
 class World:
     """A coordinator and two peers."""
 
-    def __init__(self, records: dict[str, Records]) -> None:
+    def __init__(self, records: dict[str, Records], *, peers_keep_chunks: bool = True) -> None:
+        self.peers_keep_chunks = peers_keep_chunks
         self.coordinator, self.alice, self.bob = (
             records["coordinator"],
             records["alice"],
@@ -88,8 +91,20 @@ async def memory_world() -> World:
     return World({name: InMemoryRecords(network, identity=who) for name, who in NAMES.items()})
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def http_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """The coordinator is in the DHT; the peers see it through the coordinator's API."""
+    async with http_site(tmp_path_factory.mktemp("site")) as site:
+        records: dict[str, Records] = {
+            "coordinator": InMemoryRecords(site.records, identity=COORDINATOR),
+            "alice": HttpRecords(site.api(ALICE)),
+            "bob": HttpRecords(site.api(BOB)),
+        }
+        yield World(records, peers_keep_chunks=False)
+
+
 @pytest.fixture(
-    params=["memory", pytest.param("hivemind", marks=pytest.mark.swarm)], scope="module"
+    params=["memory", "http", pytest.param("hivemind", marks=pytest.mark.swarm)], scope="module"
 )
 def world(request: pytest.FixtureRequest) -> World:
     found: World = request.getfixturevalue(f"{request.param}_world")
@@ -234,7 +249,11 @@ async def test_chunks_are_found_by_their_hash(world: World) -> None:
     assert digests == [sha256(chunk) for chunk in chunks]
     assert await world.alice.fetch_chunks([*digests, digests[0]]) == [*chunks, chunks[0]]
     assert await world.bob.fetch_chunk(digests[2]) == chunks[2]
-    assert await world.alice.publish_chunk(chunks[0]) == digests[0]  # again, by somebody else
+    if world.peers_keep_chunks:
+        assert await world.alice.publish_chunk(chunks[0]) == digests[0]  # again, by somebody else
+    else:
+        with pytest.raises(WrongSigner):
+            await world.alice.publish_chunk(chunks[0])
 
 
 async def test_many_chunks_come_in_order(world: World) -> None:

@@ -226,6 +226,7 @@ class Books:
                 used,
                 seed=self.seed(number),
                 streaks=self.store.streaks([row.peer for row in works]),
+                on_trust=self.cycle.is_audited,
             ),
             now_ms=now_ms,
             records=[manifest],

@@ -29,7 +29,12 @@ from ares_coordinator.herald import Herald, payload_of, stored_record
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.rounds import RoundKeeper
 from ares_coordinator.seating import Seating
-from ares_coordinator.settings import CoordinatorSettings, NetworkSection, RoundsSection
+from ares_coordinator.settings import (
+    AveragingSection,
+    CoordinatorSettings,
+    NetworkSection,
+    RoundsSection,
+)
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.credit_rows import StandingsRow
@@ -40,17 +45,20 @@ from ares_coordinator.store.sql_base import insert_row
 from ares_coordinator.store.thread import StoreThread
 from ares_coordinator.tierbook import TierBook, rules_of
 from ares_p2p.averaging.bounds import reach_of
-from ares_p2p.averaging.codec import encode
-from ares_p2p.averaging.vectors import Vector
-from ares_p2p.domain import RoundManifest
+from ares_p2p.averaging.codec import encode, encoded_size_bytes
+from ares_p2p.averaging.vectors import Vector, VectorSource
+from ares_p2p.domain import RoundManifest, RoundPlan
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.rounds.commits import SignedCommit, open_commit
-from ares_p2p.training.state import decode_snapshot
+from ares_p2p.training.replica import bind_layout, open_contribution
+from ares_p2p.training.state import TrainingState, decode_snapshot
 from ares_p2p.wire.codec import class_of, decode_envelope, decode_payload
 from ares_peer.roundwork import RoundWork
 from ares_peer.session import Session
 from sim.samples import COORDINATOR, CYCLE, SECRET
-from sim.session_world import EXAMPLES, NETWORK, AtOnce, Peer, World, the_task
+from sim.samples import TRAINING as SAMPLE
+from sim.session_world import EXAMPLES, NETWORK, AtOnce, Peer, World
+from sim.task import Task
 
 TOKENS = 8  # of a held-out example of the toy
 LENGTH = 1.4  # of honest work, what a poisoner sends
@@ -61,7 +69,8 @@ LONG_STREAK = 10_000  # of settled rounds: the lottery draws one of twenty
 class ToyWorker:
     """Evaluates the toy where the real one asks a child process with the base."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.evaluations = 0
         self.before_answer: Callable[[int], Any] = lambda number: None  # a test's hand in it
         self.hold: asyncio.Event | None = None  # answers wait for it
@@ -76,8 +85,8 @@ class ToyWorker:
         self.before_answer(self.evaluations)
         if self.hold is not None:
             await self.hold.wait()
-        theta = decode_snapshot(state.read_bytes(), layout=the_task().layout).theta
-        losses = the_task().example_losses(theta)[indices]
+        theta = decode_snapshot(state.read_bytes(), layout=self.task.layout).theta
+        losses = self.task.example_losses(theta)[indices]
         return {"nll": (losses * TOKENS).tolist(), "tokens": [TOKENS] * len(indices)}
 
 
@@ -102,6 +111,9 @@ class WatchedHerald(Herald):
 class KeeperWorld(World):
     """A network whose coordinator is the real one, as far as rounds go."""
 
+    keeper_class: Callable[..., RoundKeeper] = RoundKeeper
+    watch_class: type[PoisonWatch] = PoisonWatch
+
     def __init__(
         self,
         folder: Path,
@@ -110,17 +122,29 @@ class KeeperWorld(World):
         peers: int,
         examples: int = 128,
         training: dict[str, Any] | None = None,
+        averaging: AveragingSection | None = None,
+        rank: int = SAMPLE.rank,
         **changes: Any,
     ) -> None:
-        super().__init__(folder, rounds=rounds)
+        super().__init__(folder, rounds=rounds, rank=rank)
         config = self.host.config
-        changed = replace(config.training, **(TRAINING | (training or {})))
-        self.host.config = replace(config, training=changed)
+        fields = {"rank": rank, "down_bits": averaging.down_bits if averaging else 0}
+        changed = replace(config.training, **(TRAINING | fields | (training or {})))
+        blob_bytes = encoded_size_bytes(
+            self.task.layout.size, bits=changed.codec_bits, block=changed.codec_block
+        )
+        limits = replace(config.limits, max_blob_bytes=blob_bytes)
+        self.host.config = replace(config, training=changed, limits=limits)
         self.settings = CoordinatorSettings(
             network=NetworkSection(name="session-world"),
-            rounds=RoundsSection(rounds=rounds, min_peers=peers, train_s=60, serve_s=20, **changes),
+            rounds=RoundsSection(
+                **{"clock": "fixed", "train_s": 60, "serve_s": 20, **changes},
+                rounds=rounds,
+                min_peers=peers,
+            ),
+            averaging=averaging or AveragingSection(),
         )
-        self.worker = ToyWorker()
+        self.worker = ToyWorker(self.task)
         self.indices = list(range(examples))
         self.sql = open_store(folder / "ares.db")
         self.db = StoreThread(self.sql, AtOnce(1))
@@ -171,6 +195,24 @@ class KeeperWorld(World):
         envelopes = [decode_envelope(row.envelope) for row in self.store.commits(CYCLE, number)]
         return [open_commit(one, network_id=NETWORK.network_id) for one in envelopes]
 
+    def plan(self, number: int) -> RoundPlan:
+        """The signed plan of a round."""
+        record = self.store.record("plan", CYCLE, number)
+        assert record is not None
+        return payload_of(record, RoundPlan)
+
+    def state(self, digest: Digest) -> TrainingState:
+        """A state that the coordinator holds."""
+        return decode_snapshot(self.host.links.blobs.store.read(digest), layout=self.task.layout)
+
+    def contribution(self, signed: SignedCommit) -> VectorSource:
+        """A contribution that the coordinator holds."""
+        layout = bind_layout(
+            self.task.layout, plan_sha256=signed.commit.plan_sha256, peer=signed.peer
+        )
+        data = self.host.links.blobs.store.read(signed.commit.blob_id)
+        return open_contribution(data, layout=layout, training=self.host.config.training)
+
     async def manifest(self, number: int) -> tuple[RoundManifest, Digest]:
         """The signed manifest of a round, and its digest."""
         record = await stored_record(self.db, "manifest", CYCLE, number)
@@ -212,7 +254,7 @@ class KeeperWorld(World):
             row,
             self.host.config,
             self.host.config_sha256,
-            the_task().layout,
+            self.task.layout,
             EXAMPLES,
             self.settings,
             files,
@@ -232,7 +274,7 @@ class KeeperWorld(World):
         engine.desk = CommitDesk(
             cycle, herald, self.db, clock, seating=Seating(tiers, seats, lambda: ())
         )
-        watch = PoisonWatch(
+        watch = self.watch_class(
             cycle,
             self.db,
             links.blobs,
@@ -245,7 +287,7 @@ class KeeperWorld(World):
         async def round_finished(row: RoundRow, state: Digest) -> None:
             watch.begin(row, state)
 
-        keeper = RoundKeeper(
+        keeper = self.keeper_class(
             cycle=cycle,
             herald=herald,
             db=self.db,
@@ -317,7 +359,8 @@ class AscentWork(RoundWork):
     def make_contribution(self, result: Any) -> bytes:
         if self.plan.header.round not in self.rounds:
             return RoundWork.make_contribution(self, result)
-        task, training, start = the_task(), self.config.training, self.state.theta
+        rig: Any = self.rig
+        task, training, start = rig.task, self.config.training, self.state.theta
         sent: Vector = start - result.theta
         length = LENGTH * float(np.linalg.norm(sent))
         reach = reach_of(training.max_steps, lr=training.inner_lr, beta2=training.beta2)

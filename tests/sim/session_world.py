@@ -77,7 +77,7 @@ from ares_peer.links import Links
 from ares_peer.session import Session
 from credit_samples import Books
 from payloads import identity
-from sim.samples import COORDINATOR, CYCLE, SECRET, START_MS, cycle_config
+from sim.samples import COORDINATOR, CYCLE, SECRET, START_MS, TRAINING, cycle_config
 from sim.task import Task, make_task
 
 E = TypeVar("E")
@@ -144,8 +144,8 @@ class AtOnce(ThreadPoolExecutor):
 
 
 @cache
-def the_task() -> Task:
-    return make_task(0, rank=cycle_config().training.rank)
+def the_task(rank: int = TRAINING.rank) -> Task:
+    return make_task(0, rank=rank)
 
 
 @cache
@@ -183,12 +183,13 @@ class ToyRig:
     clock: VirtualClock
     config: CycleConfig
     step_s: float = 0.5
+    task: Task = field(default_factory=the_task)
     trained: list[int] = field(default_factory=list)  # rounds
     on_round: Callable[[int], None] = lambda number: None  # a test's hand in the middle of it
 
     @property
     def layout(self) -> Layout:
-        return the_task().layout
+        return self.task.layout
 
     def train(
         self,
@@ -213,8 +214,8 @@ class ToyRig:
         assigned = assigned_examples(
             self.config.assignment_key, round_number=round_number, peer=peer, examples=EXAMPLES
         )
-        theta, loss = the_task().local_steps(
-            start, assigned, steps=steps, lr=lr, training=training, labels=the_task().labels
+        theta, loss = self.task.local_steps(
+            start, assigned, steps=steps, lr=lr, training=training, labels=self.task.labels
         )
         return Trained(theta, steps, steps * tokens, steps * tokens, loss, steps)
 
@@ -244,7 +245,7 @@ class Host:
 
     def __post_init__(self) -> None:
         self.state = initial_state(
-            the_task().layout, cycle=self.config.header.cycle, seed=self.config.init_seed
+            self.world.task.layout, cycle=self.config.header.cycle, seed=self.config.init_seed
         )
         self.come_back()
 
@@ -344,7 +345,7 @@ class Host:
         book, plan = self._closed, self._closed.plan
         commits = book.in_order()
         outcomes = [await self._fetched(signed) for signed in commits]
-        judged = judge_contributions(commits, outcomes, layout=the_task().layout)
+        judged = judge_contributions(commits, outcomes, layout=self.world.task.layout)
         used = [(item.vector, item.entry.coefficient) for item in judged if item.vector is not None]
         self.state = next_state(self.state, used, self.config.training)
         snapshot = encode_snapshot(self.state)
@@ -405,7 +406,7 @@ class Host:
                 await self.world.clock.sleep(TICK_S)
                 continue
             layout = bind_layout(
-                the_task().layout, plan_sha256=commit.plan_sha256, peer=signed.peer
+                self.world.task.layout, plan_sha256=commit.plan_sha256, peer=signed.peer
             )
             return open_contribution(
                 path.read_bytes(), layout=layout, training=self.config.training
@@ -488,7 +489,7 @@ class Peer:
         self.identity: Identity = identity(number)
         self.folder = world.folder / f"peer-{number}"
         self.folder.mkdir()
-        self.rig = ToyRig(world.clock, world.host.config)
+        self.rig = ToyRig(world.clock, world.host.config, task=world.task)
         self.events: list[Any] = []
         self.on_event: Callable[[Event], None] = lambda event: None
         self.links = world.links(self.identity, self.folder / "blobs")
@@ -548,10 +549,24 @@ class Peer:
 
 
 class World:
-    """A network, its coordinator and its peers; an async context."""
+    """A network, its coordinator and its peers; an async context.
 
-    def __init__(self, folder: Path, *, rounds: int = 3) -> None:
+    Args:
+        rank: of the toy's adapter, which decides how large a contribution is.
+        bits: of the codec.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rounds: int = 3,
+        rank: int = TRAINING.rank,
+        bits: int = TRAINING.codec_bits,
+    ) -> None:
+        self.training = dataclasses.replace(TRAINING, codec_bits=bits)
         self.folder = folder
+        self.task = the_task(rank)
         self.clock = VirtualClock()
         self.records = InMemoryNetwork(NETWORK, clock=self.clock)
         self.blobs = InMemoryBlobNetwork()
@@ -575,12 +590,13 @@ class World:
         )
 
     def _config(self, rounds: int, store: BlobStore) -> CycleConfig:
-        base, layout = make_base(self.folder / "base"), the_task().layout
+        base, layout = make_base(self.folder / "base"), self.task.layout
         config = cycle_config(rounds=rounds)
         first = initial_state(layout, cycle=CYCLE, seed=config.init_seed)
         return dataclasses.replace(
             config,
             header=Header(NETWORK.network_id, CYCLE, 0, 1, START_MS),
+            training=self.training,
             base=base_ref(base, store),
             layout_sha256=layout.digest_sha256,
             parameters=layout.size,

@@ -29,6 +29,7 @@ from ares_p2p.domain import (
     Commit,
     CommitSet,
     CycleConfig,
+    PartRef,
     RoundManifest,
     RoundPlan,
     TrainingConfig,
@@ -52,6 +53,15 @@ from ares_p2p.training.replica import (
     encode_contribution,
     next_state,
     open_contribution,
+    state_after,
+)
+from ares_p2p.training.roundsum import (
+    PartLayout,
+    encode_sum,
+    join_parts,
+    parts_of,
+    round_sum,
+    sizes_of_parts,
 )
 from ares_p2p.training.state import (
     TrainingState,
@@ -69,6 +79,7 @@ from sim.samples import (
     NETWORK_ID,
     SECRET,
     START_MS,
+    TRAINING,
     cycle_config,
     header,
     payload_sha256,
@@ -131,6 +142,10 @@ class World:
             peer=peer,
             examples=TRAIN_EXAMPLES,
         )
+
+    def parts_of(self, plan: RoundPlan, plan_sha256: Digest) -> tuple[PartLayout, ...]:
+        """Return the parts of a round's sum, if it is exchanged by parts."""
+        return parts_of(self.task.layout, plan=plan, plan_sha256=plan_sha256)
 
     def first_state(self) -> TrainingState:
         """Return S_0, which everybody can compute."""
@@ -304,18 +319,33 @@ class Peer:
             commits=commits,
             plan_sha256=round_.plan_sha256,
             commit_set_sha256=envelope.payload_sha256,
+            part_sizes=sizes_of_parts(state.theta.size, plan=round_.plan, training=config.training),
         )
-        used = [
-            (fetch_contribution(signed, self.world), entry.coefficient)
-            for signed, entry in zip(commits, manifest.entries, strict=True)
-            if entry.coefficient
-        ]
-        self.state = next_state(state, used, config.training)
+        total = self._sum_of(round_, manifest, commits)
+        self.state = state_after(state, total, config.training)
         digest = state_digest(self.state)
         if digest != manifest.next_state:
             raise StateMismatch(f"round {round_.number}: another sum than the coordinator's")
         self.world.blobs.serve(encode_snapshot(self.state))
         return digest
+
+    def _sum_of(
+        self, round_: Round, manifest: RoundManifest, commits: Sequence[SignedCommit]
+    ) -> Vector | None:
+        """Return the round's sum: joined from the parts that are served, or added up."""
+        world, training = self.world, self.world.training
+        if manifest.parts:
+            data = [
+                world.blobs.fetch(part.blob_id, max_bytes=part.size_bytes)
+                for part in manifest.parts
+            ]
+            return join_parts(data, training, world.parts_of(round_.plan, round_.plan_sha256))
+        used = [
+            (fetch_contribution(signed, world), entry.coefficient)
+            for signed, entry in zip(commits, manifest.entries, strict=True)
+            if entry.coefficient
+        ]
+        return round_sum(used, training) if used else None
 
     def _opened(self, plan_data: bytes) -> Round:
         envelope = decode_envelope(plan_data)
@@ -379,6 +409,7 @@ class Coordinator:
             state=blob_id_of(snapshot),
             state_size_bytes=len(snapshot),
             times=TIMES,
+            parts=1 if self.world.training.down_bits else 0,  # the toy is a single frame
         )
         envelope = seal(COORDINATOR, plan)
         self._book = CommitBook(
@@ -408,8 +439,16 @@ class Coordinator:
         plan, commits = self.book.plan, self.book.in_order()
         outcomes = self.outcomes(commits)
         judged = judge_contributions(commits, outcomes, layout=self.world.task.layout)
-        used = [(item.vector, item.entry.coefficient) for item in judged if item.vector is not None]
-        self.state = next_state(self.state, used, self.world.training)
+        used = [
+            (item.vector, item.entry.coefficient)
+            for item in judged
+            if item.vector is not None and item.entry.coefficient
+        ]
+        parts = self.world.parts_of(plan, self.book.plan_sha256)
+        encoded = encode_sum(used, self.world.training, parts) if used else []
+        for data in encoded:
+            self.world.blobs.serve(data)
+        self.state = next_state(self.state, used, self.world.training, parts)
         snapshot = encode_snapshot(self.state)
         manifest = build_manifest(
             header=header(plan.header.round, issued_ms=self.now_ms),
@@ -419,6 +458,7 @@ class Coordinator:
             next_state=blob_id_of(snapshot),
             next_state_size_bytes=len(snapshot),
             final=plan.header.round + 1 == self.world.config.rounds,
+            parts=[PartRef(blob_id_of(data), len(data)) for data in encoded],
         )
         envelope = seal(COORDINATOR, manifest)
         self._previous_manifest = envelope.payload_sha256
@@ -472,6 +512,7 @@ class Swarm:
         arrival_seed: of the order in which messages reach the coordinator.
         rounds: of the cycle.
         audited: draw, replay and pay contributions as well.
+        down_bits: of a part of the sum; 0: everybody fetches everything.
     """
 
     def __init__(
@@ -482,8 +523,11 @@ class Swarm:
         arrival_seed: int = 0,
         rounds: int = 30,
         audited: bool = False,
+        down_bits: int = 0,
     ) -> None:
-        config = cycle_config(rounds=rounds)
+        config = cycle_config(
+            rounds=rounds, training=dataclasses.replace(TRAINING, down_bits=down_bits)
+        )
         task = make_task(seed, rank=config.training.rank)
         first = initial_state(task.layout, cycle=CYCLE, seed=config.init_seed)
         config = dataclasses.replace(

@@ -1,7 +1,7 @@
 """Who lies about what a round came to: the coordinator, a peer in its name, a peer that serves states.
 
-A *wrong reducer* is what exists of one: every peer reduces for itself, so a wrong sum reaches others
-only as a state that somebody signs or serves.
+Everybody fetches everything here, so every peer reduces for itself, and a wrong sum reaches others
+only as a state that somebody signs or serves. Reducers of parts are in `test_butterfly`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ import pytest
 
 from ares_coordinator.ledger.export import export_lines
 from ares_coordinator.ledger.signed import Authority
+from ares_coordinator.ledger.verify import verify_ledger
 from ares_coordinator.store.snapshot import open_snapshot
 from ares_p2p.domain import PostingKind
-from ares_p2p.errors import AuditFailed, AuditForfeit
+from ares_p2p.errors import AuditFailed, AuditForfeit, AuditVoid
 from ares_p2p.proofs.accounts import RoundOutcome
 from ares_p2p.proofs.check import Report, check_evidence
 from ares_p2p.proofs.check_export import ExportCheck
@@ -102,6 +103,26 @@ async def test_every_peers_evidence_holds_and_agrees_with_the_whole_ledger(
         _, report = read(auditor)
         assert {one.kind for one in report.accounts} == {PostingKind.AUDIT}
         assert report.balance.settled > 0
+
+
+async def test_without_audits_the_evidence_says_that_nothing_was_verified(tmp_path: Path) -> None:
+    async with AuditWorld(tmp_path, rounds=2, mode="off") as world:
+        office = world.open()
+        (honest,) = world.train(1)
+        cheat = world.peer(HalfSession).start()
+        await office.settled(2)
+        for peer in (honest, cheat):
+            await world.until(lambda peer=peer: has_all(peer))
+            _, report = read(peer)
+            assert report.findings == ()
+            assert [one.outcome for one in report.accounts] == [RoundOutcome.VOID] * 2
+            assert {one.code for one in report.accounts} == {AuditVoid.code}
+            assert all("does not audit" in one.message for one in report.accounts)
+            assert report.balance.settled == report.balance.pending == 0
+        authority = Authority(COORDINATOR.peer_id, NETWORK.network_id)
+        with closing(open_snapshot(world.folder / "ares.db")) as snapshot:
+            found = list(verify_ledger(snapshot, authority, progress=lambda *_: None))
+        assert [one for one in found if one.table != "cycles"] == []  # this world stores no config
 
 
 async def test_verdicts_in_shadow_pay_and_the_evidence_says_so(tmp_path: Path) -> None:

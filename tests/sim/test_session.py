@@ -74,6 +74,21 @@ async def test_two_peers_play_a_cycle_to_its_signed_end(tmp_path: Path) -> None:
             assert not peer.heard(ErrorRaised)
 
 
+async def test_one_bit_peers_keep_what_they_lost_and_send_it_later(tmp_path: Path) -> None:
+    """The residuals of the last two rounds are there: the older one for a round made again."""
+    async with World(tmp_path, rounds=3, bits=1) as world:
+        peers = [world.peer().start(exit_after_cycle=True) for _ in range(2)]
+        for number in range(3):
+            manifest = await world.host.play_round(number, wanted=2)
+            assert [entry.status.value for entry in manifest.entries] == ["accepted"] * 2
+        for peer in peers:
+            assert peer.task is not None
+            await peer.task
+            assert [event.state for event in peer.heard(CycleDone)] == [manifest.next_state.hex()]
+            kept = sorted(path.name for path in (peer.folder / "residual").iterdir())
+            assert kept == ["residual-3-1.bin", "residual-3-2.bin"]
+
+
 # --- A, B: late ---------------------------------------------------------------------------------
 
 
@@ -489,7 +504,7 @@ async def test_round_that_counted_is_reported_although_the_next_state_cannot_be_
         await world.host.finish()
         assert (await peer.hears(RoundDone)).status == "accepted"
         assert (await other.hears(RoundDone)).status == "accepted"
-        await world.until(lambda: peer.said("a contribution could not be fetched"))
+        await world.until(lambda: peer.said("not all of the round could be fetched"))
         await world.host.settle(0)
         assert (await peer.hears(CreditSettled)).outcome == "pass"
 

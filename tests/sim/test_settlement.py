@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -279,6 +280,31 @@ async def test_shadow_verdicts_are_recorded_and_pay_as_a_pass_would(tmp_path: Pa
     assert all(books.balance(who) == (0, 6, 0, 0) for who in PEOPLE)
     assert books.streak(ANNA) == 6
     assert [audit.shadow for audit in books.store.audits(CYCLE, 2)] == [True] * 4
+
+
+async def test_without_audits_nothing_is_paid_and_everybody_is_told_why(
+    reopened: Callable[..., Books],
+) -> None:
+    """Not even to those whom the lottery would have left out, and paid on trust."""
+    books = await continued(reopened(audit={"mode": "off"}), 3)
+    works = [books.entries(who)[number] for who in PEOPLE for number in range(AGED, AGED + 3)]
+    assert {(one.outcome, one.code) for one in works} == {(VOID, AuditVoid.code)}
+    assert {one.reward_ucredits for one in works} == {0}
+    text = "this network does not audit: no work is verified, and none is paid"
+    assert {one.message for one in works} == {text}
+    assert not books.replays.asked
+    settled_before = [books.entries(who)[AGED - 1].balance_ucredits for who in PEOPLE]
+    settled_after = [books.entries(who)[AGED + 2].balance_ucredits for who in PEOPLE]
+    assert settled_before == settled_after
+    verify_balances(books.store)
+
+
+def test_a_cycle_signed_with_one_bit_is_not_audited_whatever_the_file_says(tmp_path: Path) -> None:
+    cycle = Books(tmp_path, rounds=1).cycle
+    assert cycle.is_audited
+    training = dataclasses.replace(cycle.config.training, codec_bits=1)
+    config = dataclasses.replace(cycle.config, training=training)
+    assert not dataclasses.replace(cycle, config=config).is_audited
 
 
 async def test_trusted_credit_stays_pending_for_the_holding_time(

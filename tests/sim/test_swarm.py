@@ -6,6 +6,8 @@ The attacks are played in `test_attacks_refused`, `test_attacks_weighed`, `test_
 
 from __future__ import annotations
 
+import pytest
+
 from ares_p2p.errors import CommitWithoutBlob
 from sim import behaviours as act
 from sim.attacks import FEW_ROUNDS, check_one_state_for_all, clean, swarm
@@ -53,6 +55,16 @@ def test_late_joiners_and_returners_hold_the_same_state() -> None:
     assert late.peer_id not in played.reports[6].digests
     assert late.peer_id in played.reports[7].digests
     assert played.loss < 1.02 * clean(14).loss
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_swarm_whose_sum_travels_encoded_learns_as_well(bits: int) -> None:
+    played = Swarm([Behaviour()] * 7 + [act.LateJoiner(3)], rounds=20, down_bits=bits).run()
+    check_one_state_for_all(played)
+    assert all(len(report.manifest.parts) == 1 for report in played.reports)
+    exact = Swarm([Behaviour()] * 7 + [act.LateJoiner(3)], rounds=20).run()
+    assert played.digests != exact.digests
+    assert played.loss < {2: 1.03, 4: 1.01}[bits] * exact.loss
 
 
 def test_a_lone_peer_and_a_pair_train_too() -> None:

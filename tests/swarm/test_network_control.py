@@ -1,4 +1,4 @@
-"""Messages to the coordinator: over real p2pd, and in memory."""
+"""Messages to the coordinator: over real p2pd, over HTTP, and in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from ares_p2p.errors import (
     WrongSigner,
 )
 from ares_p2p.ids import PeerId
-from ares_p2p.network.control import Control, InMemoryControl, InMemoryControlNetwork
+from ares_p2p.network.control import (
+    Control,
+    InMemoryControl,
+    InMemoryControlNetwork,
+    SubmitHandler,
+)
+from ares_p2p.network.http_control import HttpControl
+from httpfixtures import Site, http_site
 from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, signed, start_node
 
 pytestmark = [pytest.mark.swarm, pytest.mark.asyncio(loop_scope="module")]
@@ -34,8 +41,25 @@ ACK = signed(COORDINATOR, CommitAck)
 
 
 class World:
-    def __init__(self, coordinator: Control, alice: Control) -> None:
+    def __init__(self, coordinator: Control, alice: Control, *, is_reached: bool = True) -> None:
         self.coordinator, self.alice = coordinator, alice
+        self.is_reached = is_reached  # alice, by the coordinator
+
+
+class SiteControl:
+    """The coordinator's own end of the API."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def on_submit(self, handler: SubmitHandler | None) -> None:
+        self._site.handler = handler
+
+    async def submit(self, envelope: Envelope, *, to: PeerId, timeout_s: float = 1) -> Envelope:
+        raise RpcTimeout("nobody reaches a peer behind HTTP")
+
+    async def time_of(self, peer: PeerId) -> int:
+        raise RpcTimeout("nobody reaches a peer behind HTTP")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +92,13 @@ async def memory_world() -> World:
     )
 
 
-@pytest.fixture(params=["memory", "hivemind"], scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def http_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with http_site(tmp_path_factory.mktemp("site")) as site:
+        yield World(SiteControl(site), HttpControl(site.api(ALICE)), is_reached=False)
+
+
+@pytest.fixture(params=["memory", "http", "hivemind"], scope="module")
 def world(request: pytest.FixtureRequest) -> World:
     found: World = request.getfixturevalue(f"{request.param}_world")
     return found
@@ -96,7 +126,7 @@ async def test_without_a_handler_there_is_no_round(world: World) -> None:
     world.coordinator.on_submit(None)
     with pytest.raises(UnknownRound):
         await submit(world)
-    with pytest.raises(UnknownRound):
+    with pytest.raises(UnknownRound if world.is_reached else RpcTimeout):
         await world.coordinator.submit(COMMIT, to=ALICE.peer_id, timeout_s=30)
 
 

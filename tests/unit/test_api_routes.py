@@ -76,6 +76,7 @@ async def test_model_says_what_the_stack_is(client: TestClient[Any, Any], views:
 
 async def test_training_shows_progress_rounds_and_swarm(client: TestClient[Any, Any]) -> None:
     reply = await get(client, "/api/ares/training")
+    assert reply["round_clock"] == "3 peers: 10 s to train"
     assert (reply["cycle"], reply["phase"], reply["state"]) == (1, "train", "running")
     assert reply["progress"] == pytest.approx(1 / 3)
     assert (reply["round"], reply["rounds_done"], reply["rounds_total"]) == (1, 1, 3)
@@ -96,6 +97,7 @@ async def test_training_shows_progress_rounds_and_swarm(client: TestClient[Any, 
         "id": peer(1),
         "gpu": True,
         "status": "online",
+        "way": "http",
         "tasksCompleted": 1,
         "lastSeen": NOW + 1,
     }

@@ -79,7 +79,7 @@ def test_arrays_are_checked() -> None:
         check_contribution(far, size=size, reach=REACH)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 def test_what_the_steps_can_make_is_within_reach_however_it_is_rounded(bits: int) -> None:
     rng = np.random.default_rng(bits)
     vector = rng.uniform(-REACH, REACH, LAYOUT.size).astype(F)

@@ -18,13 +18,13 @@ from ares_p2p.averaging.codec import (
     encoded_size_bytes,
     open_encoded,
 )
-from ares_p2p.averaging.vectors import parts
+from ares_p2p.averaging.vectors import Difference, parts
 from ares_p2p.errors import NonFinite, Oversize, PayloadMalformed, PeerFault, ShapeMismatch
 from ares_p2p.training.layout import Layout, layout_of_shapes
 
 F = np.float32
 VECTORS = Path(__file__).parents[1] / "vectors"
-BITS = [2, 3, 4, 8]
+BITS = [1, 2, 3, 4, 8]
 BLOCKS = [32, 64, 128, 256]
 
 
@@ -73,7 +73,7 @@ def test_encoder_takes_the_nearest_level(bits: int) -> None:
 
 @pytest.mark.parametrize(
     ("bits", "gauss", "uniform"),
-    [(2, 0.36, 0.31), (3, 0.20, 0.16), (4, 0.11, 0.08), (8, 0.008, 0.006)],
+    [(1, 0.61, 0.51), (2, 0.36, 0.31), (3, 0.20, 0.16), (4, 0.11, 0.08), (8, 0.008, 0.006)],
 )
 def test_relative_error_stays_low(bits: int, gauss: float, uniform: float) -> None:
     size = 200_000
@@ -83,6 +83,47 @@ def test_relative_error_stays_low(bits: int, gauss: float, uniform: float) -> No
         data = encode(vector, bits=bits, layout_sha256=layout.digest_sha256)
         error = np.linalg.norm(decode(data, layout=layout, bits=bits) - vector)
         assert error / np.linalg.norm(vector) < bound
+
+
+@pytest.mark.parametrize("size", [128, 150, 1_000])
+def test_one_bit_takes_the_step_of_the_least_squared_error(size: int) -> None:
+    """Also in a last block that is filled up: what fills it does not count."""
+    layout, vector = flat(size), normal(size)
+    data = encode(vector, bits=1, layout_sha256=layout.digest_sha256)
+    for start in range(0, size, 128):
+        block = vector[start : start + 128].astype(float)
+        (step,) = struct.unpack_from("<e", data, 56 + 2 * (start // 128))
+        assert step == pytest.approx(2 * np.abs(block).mean(), rel=1e-3)  # a float16
+
+        def error(step: float, block: np.ndarray = block) -> float:
+            return float(((np.abs(block) - step / 2) ** 2).sum())
+
+        assert error(step) < min(error(0.99 * step), error(1.01 * step))
+    decoded = decode(data, layout=layout, bits=1)
+    assert ((decoded > 0) == (vector >= 0)).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("size", [150, 8 * 65_536 + 100, 17 * 65_536])
+def test_a_source_is_encoded_like_an_array(bits: int, size: int) -> None:
+    layout, start, end = flat(size), normal(size), normal(size, seed=1)
+    name = layout.digest_sha256
+    expected = encode(start - end, bits=bits, layout_sha256=name)
+    assert encode(Difference(start, end), bits=bits, layout_sha256=name) == expected
+    with pytest.raises(ShapeMismatch):
+        Difference(start, end[1:])
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_groups_of_frames_are_encoded_like_single_ones(bits: int) -> None:
+    """How many frames the encoder looks at together is nobody's business but its own."""
+    size = 17 * 65_536 + 77
+    vector = normal(size)
+    whole = encode(vector, bits=bits, layout_sha256=b"\0" * 32)
+    frames = [
+        encode(vector[part], bits=bits, layout_sha256=b"\0" * 32)[56:] for part in parts(size)
+    ]
+    assert whole[56:] == b"".join(frames)
 
 
 def test_averaging_removes_most_of_the_noise() -> None:
@@ -127,17 +168,34 @@ def test_encode_leaves_its_input_alone() -> None:
     assert vector.tobytes() == before
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
-def test_encode_refuses_what_has_no_step(bad: float) -> None:
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf, 1e30, -1e30])
+def test_encode_refuses_what_has_no_step(bits: int, bad: float) -> None:
     for place in (0, 299):
         vector = normal(300)
         vector[place] = bad
         with pytest.raises(NonFinite):
-            encode(vector, bits=2, layout_sha256=b"\0" * 32)
+            encode(vector, bits=bits, layout_sha256=b"\0" * 32)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_blocks_of_one_sign_have_their_own_range(bits: int) -> None:
+    """The encoder finds the largest magnitude among positive and among negative numbers."""
+    layout = flat(512)
+    vector = np.abs(normal(512))
+    vector[128:256] *= -1
+    vector[256:384] = -0.0
+    data = encode(vector, bits=bits, layout_sha256=layout.digest_sha256)
+    steps = np.frombuffer(data[56:64], dtype="<f2")
+    mirrored = np.frombuffer(
+        encode(-vector, bits=bits, layout_sha256=layout.digest_sha256)[56:64], dtype="<f2"
+    )
+    assert steps.tolist() == mirrored.tolist()
+    assert [bool(step > 0) for step in steps] == [True, True, False, True]
 
 
 def test_unknown_codecs_and_vectors_are_refused() -> None:
-    for bits, block in ((1, 128), (5, 128), (16, 128), (2, 0), (2, 16), (2, 100)):
+    for bits, block in ((0, 128), (5, 128), (16, 128), (2, 0), (2, 16), (2, 100)):
         with pytest.raises(PayloadMalformed):
             encode(normal(300), bits=bits, block=block, layout_sha256=b"\0" * 32)
         with pytest.raises(PayloadMalformed):

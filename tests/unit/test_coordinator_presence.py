@@ -6,11 +6,18 @@ import dataclasses
 
 import pytest
 
-from ares_coordinator.presence import PRESENT_FOR_MS, Presence
+from ares_coordinator.presence import (
+    MAX_TOKENS_PER_S,
+    MAX_UPLOAD_BYTES_PER_S,
+    PRESENT_FOR_MS,
+    WAYS,
+    Presence,
+)
 from ares_p2p.domain import Header, PeerStatus
 from ares_p2p.errors import StaleSequence, WrongSigner
 from ares_p2p.ids import PeerId
 from ares_p2p.rounds.plan import NO_DIGEST
+from ares_peer.ways import Way
 from payloads import identity
 
 TRAINER, AUDITOR = identity(1).peer_id, identity(2).peer_id
@@ -56,6 +63,25 @@ def test_nobody_speaks_for_another_nor_out_of_turn() -> None:
         presence.note(AUDITOR, status(seq=5), remote=TRAINER, now_ms=2_000)
     with pytest.raises(StaleSequence):
         presence.note(TRAINER, status(), remote=TRAINER, now_ms=2_000)
-    newer = dataclasses.replace(status(seq=2), tokens_per_s=1e30)
-    assert not presence.note(TRAINER, newer, remote=TRAINER, now_ms=2_000)
-    assert presence.present(now_ms=2_000)[TRAINER].tokens_per_s < 1e30
+
+
+def test_what_a_peer_says_of_its_speed_is_remembered_within_bounds() -> None:
+    presence = noted()
+    modest = dataclasses.replace(status(seq=2), upload_bytes_per_s=125_000.0)
+    presence.note(TRAINER, modest, remote=TRAINER, now_ms=2_000)
+    seen = presence.present(now_ms=2_000)[TRAINER]
+    assert (seen.tokens_per_s, seen.upload_bytes_per_s) == (10.0, 125_000.0)
+    boastful = dataclasses.replace(status(seq=3), tokens_per_s=1e30, upload_bytes_per_s=1e30)
+    assert not presence.note(TRAINER, boastful, remote=TRAINER, now_ms=2_000)
+    seen = presence.present(now_ms=2_000)[TRAINER]
+    assert seen.tokens_per_s == MAX_TOKENS_PER_S
+    assert seen.upload_bytes_per_s == MAX_UPLOAD_BYTES_PER_S
+
+
+def test_the_way_is_one_of_three_words_or_none() -> None:
+    presence = noted()
+    for seq, (said, kept) in enumerate([("http", "http"), ("relay", "relay"), ("<b>", "")], 2):
+        told = dataclasses.replace(status(seq=seq), way=said)
+        presence.note(TRAINER, told, remote=TRAINER, now_ms=2_000)
+        assert presence.present(now_ms=2_000)[TRAINER].way == kept
+    assert {way.value for way in Way} == set(WAYS)

@@ -91,3 +91,10 @@ async def test_never_more_than_half_of_the_seats_are_held(db: StoreThread) -> No
 
 async def test_who_sits_already_is_never_sent_away(db: StoreThread) -> None:
     await seating(db, [CORE], seats=1).check(FREE, seated=[FREE])
+
+
+async def test_nobodys_tier_is_asked_for_a_round_that_has_no_seat_left(db: StoreThread) -> None:
+    """The book itself refuses then: with a thousand waiting, a thousand tiers are no use."""
+    table = seating(db, [CORE, FREE], seats=2)
+    await table.check(FREE, seated=[CONTRIBUTOR, OTHER_FREE])
+    assert not table.tiers._known

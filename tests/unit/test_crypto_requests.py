@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from ares_p2p.crypto.requests import GOOD_FOR_MS, SCHEME, check_request, sign_request
+from ares_p2p.crypto.requests import (
+    GOOD_FOR_MS,
+    NO_BODY,
+    SCHEME,
+    check_request,
+    content_digest,
+    read_content_digest,
+    sign_request,
+)
 from ares_p2p.errors import BadSignature, PayloadMalformed, WeakKey
-from ares_p2p.ids import peer_id_of
+from ares_p2p.ids import peer_id_of, sha256
 from payloads import identity
 
 NOW = 1_700_000_000_000
@@ -32,6 +40,28 @@ def test_an_old_or_future_one_is_refused(skew_ms: int) -> None:
 def test_it_is_good_for_this_very_request_only(change: str) -> None:
     with pytest.raises(BadSignature, match="does not fit"):
         check_request(signed(), **{**REQUEST, change: "other"}, now_ms=NOW)
+
+
+def test_a_body_is_signed_with_the_request() -> None:
+    digest = sha256(b"body")
+    header = sign_request(identity(1), **REQUEST, now_ms=NOW, body_sha256=digest)
+    found = check_request(header, **REQUEST, now_ms=NOW, body_sha256=digest)
+    assert found == identity(1).peer_id
+    for other in (NO_BODY, sha256(b"other")):
+        with pytest.raises(BadSignature, match="does not fit"):
+            check_request(header, **REQUEST, now_ms=NOW, body_sha256=other)
+    with pytest.raises(BadSignature, match="does not fit"):
+        check_request(signed(), **REQUEST, now_ms=NOW, body_sha256=digest)
+
+
+def test_a_body_is_named_as_rfc_9530_says() -> None:
+    # openssl dgst -sha256 -binary of {"hello": "world"} and a newline, the RFC's own example
+    digest = sha256(b'{"hello": "world"}\n')
+    assert content_digest(digest) == "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+    assert read_content_digest(f" {content_digest(digest)} ") == digest
+    for text in ("", "sha-256=::", "sha-256=:!:", "sha-512=:AAAA:", "sha-256=:AAAA:", "x" * 5000):
+        with pytest.raises(BadSignature):
+            read_content_digest(text)
 
 
 def test_nobody_can_use_anothers_signature() -> None:

@@ -6,6 +6,7 @@ When a test of the bug fails after an upgrade of hivemind, its mend can go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import uvloop
+from hivemind.averaging.control import StepControl
+from hivemind.averaging.partition import AllreduceException, TensorPartReducer
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
@@ -23,7 +27,7 @@ from hivemind.p2p import P2P
 from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
-from hivemind.utils.mpfuture import SharedBytes
+from hivemind.utils.mpfuture import MPFuture, SharedBytes
 from hivemind.utils.timed_storage import get_dht_time
 
 from ares_p2p.network import hivemind_fixes as fixes
@@ -44,6 +48,8 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
         (DHTProtocol, "call_find"),
         (ControlClient, "stream_open"),
         (DHTLocalStorage, "store_subkey"),
+        (TensorPartReducer, "accumulate_part"),
+        (StepControl, "cancel"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for name in ("_make_process_args", "receive_raw_data"):
@@ -236,3 +242,99 @@ def test_mends_are_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run = dht.DHT.run
     fixes.apply()
     assert dht.DHT.run is run
+
+
+# --- averaging ---------------------------------------------------------------------------------
+
+
+def original_reducer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo both mends of the reducer, as far as they were applied."""
+    function = TensorPartReducer.accumulate_part
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    monkeypatch.setattr(TensorPartReducer, "accumulate_part", function)
+
+
+@pytest.mark.parametrize("mended", [False, True])
+async def test_a_sender_that_hangs_up_leaves_the_others_their_average(
+    monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    original_reducer(monkeypatch)
+    if mended:
+        fixes.fix_shared_averages()
+    reducer = TensorPartReducer((torch.Size([2]),), num_senders=3)
+    one, two = (
+        asyncio.create_task(reducer.accumulate_part(sender, 0, torch.full((2,), float(sender))))
+        for sender in (0, 1)
+    )
+    await asyncio.sleep(0)
+    one.cancel()  # its part was counted; it hung up while it waited for the average
+    await asyncio.sleep(0)
+    with contextlib.suppress(asyncio.InvalidStateError):
+        await asyncio.wait_for(reducer.accumulate_part(2, 0, torch.full((2,), 2.0)), 5)
+    if mended:
+        assert (await two).tolist() == [1.0, 1.0]
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await two
+
+
+@pytest.mark.parametrize("mended", [False, True])
+async def test_a_part_is_checked_before_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    original_reducer(monkeypatch)
+    if mended:
+        fixes.fix_unchecked_parts()
+    reducer = TensorPartReducer((torch.Size([2]),), num_senders=2)
+    waiting = asyncio.create_task(reducer.accumulate_part(0, 0, torch.ones(2)))
+    await asyncio.sleep(0)
+    with pytest.raises((RuntimeError, AllreduceException)):
+        await reducer.accumulate_part(1, 0, torch.ones(3))
+    reducer.on_sender_failed(1)  # what its stream does then
+    if mended:
+        assert (await asyncio.wait_for(waiting, 5)).tolist() == [1.0, 1.0]
+    else:
+        assert not (await asyncio.wait({waiting}, timeout=0.1))[0]  # it would wait for ever
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight"),
+    [
+        (torch.tensor([1.0, float("nan")]), 1.0),
+        (torch.tensor([1.0, float("inf")]), 1.0),
+        (torch.tensor(1.0), 1.0),  # a scalar would be spread over everything
+        (torch.ones(2), -3.0),
+        (torch.ones(2), float("nan")),
+    ],
+)
+async def test_numbers_and_weights_that_are_none_are_refused(
+    monkeypatch: pytest.MonkeyPatch, part: torch.Tensor, weight: float
+) -> None:
+    original_reducer(monkeypatch)
+    reducer = TensorPartReducer((torch.Size([2]),), num_senders=1)
+    assert (await reducer.accumulate_part(0, 0, part, weight)).shape == (2,)
+    fixes.fix_unchecked_parts()
+    reducer = TensorPartReducer((torch.Size([2]),), num_senders=1)
+    with pytest.raises(AllreduceException):
+        await reducer.accumulate_part(0, 0, part, weight)
+    assert reducer.num_parts_received == [0]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+async def test_a_cancelled_step_is_cancelled_when_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    monkeypatch.setattr(StepControl, "cancel", original(StepControl.cancel))
+    if mended:
+        fixes.fix_late_cancellation()
+    trigger, seen = MPFuture(), list[bool]()
+    step = StepControl(get_dht_time() + 5, get_dht_time() + 9, False, 1.0, b"")
+    teller = SimpleNamespace(
+        set_result=lambda _: seen.append(step.cancelled()), done=lambda: bool(seen)
+    )
+    step.attach(trigger, teller)
+    step.cancel()
+    assert seen == [mended]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,8 +154,29 @@ async def test_coordinator_hands_out_its_invite(serve: Server) -> None:
     async def handler(_request: web.Request) -> web.Response:
         return web.json_response({"invite": TEXT})
 
-    assert await resolve_invite(await serve(handler)) == INVITE
+    url = await serve(handler)
+    found = await resolve_invite(url)
+    assert found == replace(INVITE, api_url=url.rstrip("/"))  # it answered: it is the API's address
     assert await resolve_invite(TEXT) == INVITE
+
+
+async def test_the_address_that_an_invite_names_counts(serve: Server) -> None:
+    named = replace(INVITE, api_url="https://ares.example/somewhere")
+
+    async def handler(_request: web.Request) -> web.Response:
+        return web.json_response({"invite": named.encode()})
+
+    assert await resolve_invite(await serve(handler)) == named
+    assert parse_invite(named.encode()) == named
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ares.example", "ftp://ares.example", "https://a b", "https://" + "a" * 300, "https://ä"],
+)
+def test_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(InviteMalformed, match="no web address"):
+        replace(INVITE, api_url=url)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,21 @@ def test_loopback_asks_for_no_way_through_a_router() -> None:
     assert relay["trusted_relays"] is None  # p2pd refuses to start with relays it may not use
 
 
+def test_who_listens_nowhere_asks_for_a_relay_at_once() -> None:
+    peers = ["/ip4/203.0.113.7/tcp/1/p2p/x"]
+    for host in ("/ip4/127.0.0.1/tcp/0", "/ip4/0.0.0.0/tcp/0"):
+        hidden = reachability([host], peers, relay_service=False, client_mode=True)
+        assert hidden["force_reachability"] == "private"
+        assert hidden["use_auto_relay"]
+        assert hidden["trusted_relays"] == peers
+        assert not hidden["nat_port_map"]  # no port is open
+    listening = reachability(["/ip4/0.0.0.0/tcp/0"], peers, relay_service=False)
+    assert listening["force_reachability"] is None  # p2pd finds out
+    assert listening["auto_nat"]  # and punches holes
+    alone = reachability(["/ip4/0.0.0.0/tcp/0"], [], relay_service=False, client_mode=True)
+    assert alone["force_reachability"] is None  # nobody is there to relay
+
+
 # --- codes of remotes --------------------------------------------------------------------------
 
 

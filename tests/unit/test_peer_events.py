@@ -38,6 +38,7 @@ from ares_peer.events import (
     SyncProgress,
     Traffic,
     UnknownEvent,
+    WayChanged,
     parse_event,
     to_json_line,
 )
@@ -46,6 +47,7 @@ EVENTS: list[Event] = [
     PhaseChanged(Phase.TRAINING, "ready"),
     SyncProgress("base", 10, 20),
     IdentityKnown("12D3KooW", "tiny-net", "Ada", ("/ip4/10.0.0.1/tcp/4001",)),
+    WayChanged("http", "p2pd ended"),
     RoundOpened(1, 2, 90, 1_700_000_000_000, "ab" * 32),
     StepDone(3, 40, 2.5, 1234.5),
     CommitSent(1, 2, 40, 81_920, "cd" * 32, accepted=False, code="ARES-E062", message="late"),

@@ -20,6 +20,7 @@ from ares_p2p.errors import (
     NotInitialised,
     PortTaken,
 )
+from ares_p2p.network.http_api import check_api_url
 from ares_p2p.network.invite import Invite
 from ares_peer.preflight import check_port, check_ready, prepare_data_dir
 from ares_peer.settings import IDENTITY_FILE, PeerSettings
@@ -55,6 +56,49 @@ def test_invite_without_addresses(tmp_path: Path) -> None:
     reference = Invite("tiny-net", Identity.from_seed(bytes(32)).peer_id).encode()
     with pytest.raises(InviteMalformed, match="no address"):
         check_ready(settings(tmp_path, invite=reference))
+
+
+def test_the_way_over_https_needs_an_address(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFault, match="does not say where") as caught:
+        check_ready(settings(tmp_path, way="http"))
+    assert "--api-url" in caught.value.hint
+    check_ready(settings(tmp_path, way="http", api_url="https://ares.example"))
+    with pytest.raises(ConfigFault, match="plain http"):
+        check_ready(settings(tmp_path, api_url="http://ares.example"))
+
+
+def test_an_invite_with_a_web_address_alone_will_do(tmp_path: Path) -> None:
+    coordinator = Identity.from_seed(bytes(32)).peer_id
+    text = Invite("tiny-net", coordinator, api_url="https://ares.example").encode()
+    check_ready(settings(tmp_path, invite=text, way="http"))
+
+
+@pytest.mark.parametrize(
+    ("url", "fits"),
+    [
+        ("https://ares.example", True),
+        ("https://ares.example:8443/under/here/", True),
+        ("http://127.0.0.1:8787", True),
+        ("http://localhost:8787", True),
+        ("http://192.168.1.5:8787", True),  # nothing leaves the house
+        ("http://[::1]:8787", True),
+        ("http://203.0.113.7:8787", False),
+        ("http://ares.example", False),
+        ("ftp://ares.example", False),
+        ("https://", False),
+        ("https://user:word@ares.example", False),
+        ("https://ares.example/?x=1", False),
+        ("https://ares.example/%2e%2e", False),
+        ("https://ares.example:99999", False),
+        ("ares.example", False),
+    ],
+)
+def test_addresses_of_an_api(url: str, fits: bool) -> None:
+    if fits:
+        assert check_api_url(url) == url.rstrip("/")
+    else:
+        with pytest.raises(ConfigFault):
+            check_api_url(url)
 
 
 def test_invite_of_another_network(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ares_p2p.averaging.runs import part_sizes
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import (
     AuditOutcome,
@@ -21,6 +22,7 @@ from ares_p2p.domain import (
     CommitAck,
     DatasetManifest,
     LedgerHead,
+    PartRef,
     PostingKind,
     PostingState,
     RoundManifest,
@@ -88,6 +90,14 @@ def check(
     )
 
 
+def by_parts(played: Season, count: int = 1, *, size: int | None = None) -> dict[str, Any]:
+    """What a plan says of a round by parts, and what a manifest says of them."""
+    training, parameters = played.config.training, played.config.parameters
+    (expected,) = part_sizes(parameters, 1, bits=training.down_bits, block=training.codec_block)
+    ref = PartRef(sha256(b"part"), expected if size is None else size)
+    return {"plan": {"parts": 1}, "manifest": {"parts": (ref,) * count}}
+
+
 def links(findings: Iterable[Finding]) -> set[Link]:
     return {finding.link for finding in findings}
 
@@ -107,6 +117,42 @@ def flipped(data: bytes) -> bytes:
     payload = bytearray(envelope.payload)
     payload[-1] ^= 1
     return encode_envelope(dataclasses.replace(envelope, payload=bytes(payload)))
+
+
+# --- rounds by parts -----------------------------------------------------------------------------
+
+
+def test_rounds_by_parts_are_whole() -> None:
+    played = season(down_bits=4)
+    played.play(ROUNDS, lies=by_parts(played))
+    played.play(ROUNDS + 1)
+    assert check(played).findings == ()
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 2}, {"size": 7}], ids=str)
+def test_other_parts_than_planned_are_named(wrong: dict[str, int]) -> None:
+    played = season(down_bits=4)
+    played.play(ROUNDS, lies=by_parts(played, **wrong))
+    report = check(played)
+    assert links(report.findings) == {Link.MANIFEST}
+    assert "expected" in report.findings[0].message
+
+
+def test_parts_that_nobody_planned_and_plans_that_cannot_be_are_named() -> None:
+    played = season(down_bits=4)
+    played.play(ROUNDS, lies={"manifest": by_parts(played)["manifest"]})
+    assert links(check(played).findings) == {Link.MANIFEST}
+    played = season(down_bits=4)
+    played.play(ROUNDS, lies=by_parts(played) | {"plan": {"parts": 2}})
+    assert Link.PLAN in links(check(played).findings)
+
+
+def test_parts_are_not_judged_where_the_plan_is_not_held() -> None:
+    played = season(down_bits=4)
+    played.play(ROUNDS, lies=by_parts(played))
+    held = dataclasses.replace(played.evidence[played.cycle, ROUNDS], plan=b"")
+    rounds = [*list(played.evidence.values())[:-1], held]
+    assert Link.MANIFEST not in links(check(played, rounds).findings)
 
 
 # --- whole -------------------------------------------------------------------------------------

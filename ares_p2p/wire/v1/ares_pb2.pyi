@@ -598,11 +598,13 @@ class LedgerPage(_message.Message):
     def __init__(self, head: _Optional[bytes] = ..., first: _Optional[int] = ..., frontier: _Optional[_Iterable[bytes]] = ..., leaves: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Invite(_message.Message):
-    __slots__ = ("name", "coordinator", "addresses")
+    __slots__ = ("name", "coordinator", "addresses", "api_url")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    API_URL_FIELD_NUMBER: _ClassVar[int]
     name: str
     coordinator: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., coordinator: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    api_url: str
+    def __init__(self, name: _Optional[str] = ..., coordinator: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., api_url: _Optional[str] = ...) -> None: ...

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ares_coordinator.alarm.past import PastRound
-from ares_coordinator.context import RunningCycle
 from ares_coordinator.store.alarm_rows import AlarmRow, CorrectionRow
 from ares_coordinator.store.base import Store
+from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.domain import EntryStatus, ManifestEntry, RoundCorrection
 from ares_p2p.errors import InternalFault, NormClipped
-from ares_p2p.ids import Digest
-from ares_p2p.network.blobs import BlobStore
-from ares_p2p.training.replica import corrected_state
-from ares_p2p.training.state import encode_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +76,16 @@ def build_correction(past: PastRound, stored: StoredCorrection) -> RoundCorrecti
     )
 
 
-def store_corrected(
-    past: PastRound, correction: RoundCorrection, cycle: RunningCycle, blobs: BlobStore
-) -> Digest:
-    """Make the state that the correction leads to, keep its snapshot, and return its digest."""
-    used = []
+def corrected_vectors(
+    past: PastRound, correction: RoundCorrection
+) -> list[tuple[Vector | VectorSource, float]]:
+    """Return (pseudo-gradient, coefficient) of what still counts, in commit order."""
+    used: list[tuple[Vector | VectorSource, float]] = []
     for item, entry in zip(past.judged, correction.entries, strict=True):
         if entry.coefficient:
             assert item.vector is not None
             used.append((item.vector, entry.coefficient))
-    state = corrected_state(past.start, used, cycle.config.training)
-    return blobs.put(encode_snapshot(state))
+    return used
 
 
 def _entry(row: CorrectionRow) -> ManifestEntry:

@@ -10,12 +10,13 @@ from ares_coordinator.judge import Judged
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import CommitRow, RecordRow, RoundRow
 from ares_p2p.averaging.vectors import VectorSource
-from ares_p2p.domain import RoundManifest
+from ares_p2p.domain import RoundManifest, RoundPlan
 from ares_p2p.errors import InternalFault
 from ares_p2p.ids import Digest
 from ares_p2p.network.blobs import BlobStore
 from ares_p2p.rounds.commits import SignedCommit, open_commit
 from ares_p2p.training.replica import bind_layout, open_contribution
+from ares_p2p.training.roundsum import PartLayout, parts_of
 from ares_p2p.training.state import TrainingState, decode_snapshot
 from ares_p2p.wire.codec import decode_envelope
 
@@ -29,6 +30,7 @@ class PastRound:
     manifest: RoundManifest
     start: TrainingState
     judged: list[Judged]
+    parts: tuple[PartLayout, ...]  # of its sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class RoundBooks:
     """What the database holds of a finished round."""
 
     row: RoundRow
+    plan: RecordRow
     manifest: RecordRow
     commits: tuple[CommitRow, ...]
 
@@ -46,10 +49,11 @@ def read_books(store: Store, cycle: int, round_number: int) -> RoundBooks:
     Raises: InternalFault: there is no such round, or it is not finished.
     """
     rows = [row for row in store.rounds(cycle) if row.round == round_number]
+    plan = store.record("plan", cycle, round_number)
     manifest = store.record("manifest", cycle, round_number)
-    if not rows or manifest is None:
+    if not rows or plan is None or manifest is None:
         raise InternalFault(f"round {round_number} of cycle {cycle} is not finished")
-    return RoundBooks(rows[0], manifest, store.commits(cycle, round_number))
+    return RoundBooks(rows[0], plan, manifest, store.commits(cycle, round_number))
 
 
 def read_past(books: RoundBooks, cycle: RunningCycle, blobs: BlobStore) -> PastRound:
@@ -70,7 +74,12 @@ def read_past(books: RoundBooks, cycle: RunningCycle, blobs: BlobStore) -> PastR
         vector = _contribution(signed, cycle, blobs) if entry.coefficient else None
         judged.append(Judged(signed, entry, vector))
     start = decode_snapshot(blobs.read(books.row.state_digest), layout=cycle.layout)
-    return PastRound(books.row, books.manifest.payload_sha256, manifest, start, judged)
+    parts = parts_of(
+        cycle.layout,
+        plan=payload_of(books.plan, RoundPlan),
+        plan_sha256=books.plan.payload_sha256,
+    )
+    return PastRound(books.row, books.manifest.payload_sha256, manifest, start, judged, parts)
 
 
 def _contribution(signed: SignedCommit, cycle: RunningCycle, blobs: BlobStore) -> VectorSource:

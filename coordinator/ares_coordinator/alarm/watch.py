@@ -49,6 +49,7 @@ from ares_p2p.files import write_atomically
 from ares_p2p.ids import Digest
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.training.replica import next_state
+from ares_p2p.training.roundsum import PartLayout
 from ares_p2p.training.state import TrainingState, encode_snapshot
 
 TICK_S = 0.2
@@ -76,6 +77,14 @@ class Look:
     task: asyncio.Task[Any] | None = None
     is_searching: bool = False  # there is an alarm
     is_late: bool = False  # nobody waits for it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a round starts, and how its sum is split: all that its end depends on but the work."""
+
+    state: TrainingState
+    parts: tuple[PartLayout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +210,8 @@ class PoisonWatch:
         look.is_searching = True
         seen = Seen(before, after)
         past = await asyncio.to_thread(read_past, books, self.cycle, self.blobs.store)
-        found = await self._search(past.judged, past.start, seen, look)
+        start = Start(past.start, past.parts)
+        found = await self._search(past.judged, start, seen, look)
         if not found.culprits:
             return self._alarm(row, seen, found, corrected_in=None), ()
         kept = await self._without(past.judged, found, seen)
@@ -217,7 +227,7 @@ class PoisonWatch:
     # --- the last round ------------------------------------------------------------------------
 
     async def sift(
-        self, row: RoundRow, start: TrainingState, judged: list[Judged], *, until_ms: int
+        self, row: RoundRow, start: Start, judged: list[Judged], *, until_ms: int
     ) -> list[Judged]:
         """Return the judgement of a cycle's last round without what makes the model worse.
 
@@ -245,7 +255,7 @@ class PoisonWatch:
         return kept
 
     async def _sifted(
-        self, row: RoundRow, start: TrainingState, judged: list[Judged], look: Look
+        self, row: RoundRow, start: Start, judged: list[Judged], look: Look
     ) -> tuple[list[Judged], Losses, AlarmRow | None]:
         """Return the judgement, the losses after it, and the alarm if there was one."""
         seen = Seen(await self._losses_of(row.state_digest), await self._losses_with(judged, start))
@@ -260,9 +270,7 @@ class PoisonWatch:
 
     # --- the search ----------------------------------------------------------------------------
 
-    async def _search(
-        self, judged: list[Judged], start: TrainingState, seen: Seen, look: Look
-    ) -> Found:
+    async def _search(self, judged: list[Judged], start: Start, seen: Seen, look: Look) -> Found:
         """Look for contributions without which the round is mended."""
         suspects, layout = suspects_of(judged), self.cycle.layout
         asked: dict[frozenset[Digest], Losses] = {}
@@ -300,13 +308,14 @@ class PoisonWatch:
             without, judged, found.culprits, layout=layout, message=message
         )
 
-    async def _losses_with(self, judged: list[Judged], start: TrainingState) -> Losses:
+    async def _losses_with(self, judged: list[Judged], start: Start) -> Losses:
         """Return the losses of the state that a judgement leads to; it is kept nowhere."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"look-{secrets.token_hex(8)}.snapshot"
 
         def write() -> None:
-            following = next_state(start, used_vectors(judged), self.cycle.config.training)
+            training = self.cycle.config.training
+            following = next_state(start.state, used_vectors(judged), training, start.parts)
             write_atomically(path, encode_snapshot(following))
 
         try:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from ares_coordinator.api.access import identify, limit_requests
+from ares_coordinator.api.access import LOCAL_PROXIES, identify, limit_requests
 from ares_coordinator.api.adapters import AdapterRoutes
 from ares_coordinator.api.edge import add_headers, json_reply, shape_faults
 from ares_coordinator.api.ledger import LedgerRoutes
 from ares_coordinator.api.routes import PublicRoutes
 from ares_coordinator.api.schemas import HealthReply, VersionReply
+from ares_coordinator.api.swarm import SwarmPort, SwarmRoutes
 from ares_coordinator.api.views import Views
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.ledger.tiers import DEFAULT_RULES, TierRule
@@ -25,7 +26,7 @@ from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.clock import Clock, SystemClock
 
 PREFIX = "/api/ares"
-MAX_BODY_BYTES = 64 * 1024  # no read has a body; bounds what a stranger can make us hold
+MAX_BODY_BYTES = 64 * 1024  # no read has a body; `api.body` bounds each body of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class ApiSettings:
         files: where the adapters lie; None: there are no downloads.
         public_release_h: hours until a new adapter is for everybody.
         limited: whether requests a minute are counted.
+        proxies: addresses of reverse proxies, which name the address of who asks.
+        swarm: what the HTTPS way needs; None: there is no such way.
     """
 
     network_id: str = ""
@@ -45,6 +48,8 @@ class ApiSettings:
     files: DataLayout | None = None
     public_release_h: float = 72.0
     limited: bool = True
+    proxies: Sequence[str] = LOCAL_PROXIES
+    swarm: SwarmPort | None = None
     software: str = __version__
 
 
@@ -63,13 +68,15 @@ def create_app(
         identify(tiers=book, clock=clock, network_id=settings.network_id),
     ]
     if settings.limited:
-        middlewares.append(limit_requests())
+        middlewares.append(limit_requests(proxies=settings.proxies))
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.add_routes(PublicRoutes(views, settings.tiers, settings.software).routes())
     app.add_routes(LedgerRoutes(views).routes())
     if settings.files is not None:
         downloads = AdapterRoutes(views, settings.files, clock, settings.public_release_h)
         app.add_routes(downloads.routes())
+    if settings.swarm is not None:
+        app.add_routes(SwarmRoutes(settings.swarm).routes())
     return app
 
 

@@ -111,6 +111,7 @@ def present_training(read: TrainingRead, live: LiveSnapshot) -> TrainingReply:
         rounds_done=done,
         rounds_total=total,
         deadline_ms=live.deadline_ms,
+        round_clock=live.round_clock,
         audits_open=read.audits.open,
         audits_lag_ms=_lag_ms(read.audits.oldest_ms, now_ms=live.at_ms),
         rounds=_rounds(read),
@@ -194,6 +195,7 @@ def _swarm(read: TrainingRead, live: LiveSnapshot) -> SwarmReply:
                 id=row.peer,
                 gpu=row.gpu,
                 status="online" if row.peer in live.online else "offline",
+                way=live.ways.get(row.peer, ""),
                 tasks_completed=row.tasks_completed,
                 last_seen=row.last_seen_ms,
             )

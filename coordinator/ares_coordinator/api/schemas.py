@@ -110,11 +110,12 @@ class RoundReply(Reply):
 
 
 class SwarmWorker(CamelReply):
-    """One worker of the swarm."""
+    """One worker of the swarm. `way` says how it reaches the network: p2p, relay, http, or ""."""
 
     id: str
     gpu: bool
     status: str
+    way: str
     tasks_completed: int
     last_seen: int
 
@@ -149,6 +150,7 @@ class TrainingReply(Reply):
     rounds_done: int
     rounds_total: int | None
     deadline_ms: int | None
+    round_clock: str  # why the deadlines are as they are; "" where they are fixed
     audits_open: int
     audits_lag_ms: int | None
     rounds: list[RoundReply]

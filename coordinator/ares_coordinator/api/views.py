@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ares_coordinator.store.thread import StoreThread
@@ -27,6 +27,8 @@ class LiveSnapshot:
     refused_records: Mapping[str, int]  # DHT records this node refused, by error code
     base_name: str
     base_parameters: int | None  # None: the base is not loaded yet
+    ways: Mapping[PeerId, str] = field(default_factory=dict)  # p2p, relay, http: of who is online
+    round_clock: str = ""  # why the rounds' times are as they are; "" while nothing chose them
 
 
 class Views(Protocol):

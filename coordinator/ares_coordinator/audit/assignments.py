@@ -111,6 +111,8 @@ class Assignments:
 
     async def qualified(self) -> tuple[PeerId, ...]:
         """Return the peers that are present for this cycle as auditors, and may audit."""
+        if not self.cycle.is_audited:
+            return ()
         present = self.presence.auditors_of(self.cycle.number, now_ms=self._now_ms())
         return tuple([peer for peer in sorted(present) if await self._may_audit(peer)])
 
@@ -119,6 +121,8 @@ class Assignments:
 
     async def why_not(self, peer: PeerId) -> str:
         """Return why a peer may not audit, in words; "" when it may."""
+        if not self.cycle.is_audited:
+            return "this network does not audit"
         known = await self.db.call(self.db.store.auditor, peer)
         if known is not None and known.dismissed_ms is not None:
             return f"not any more: {known.message}"

@@ -27,6 +27,7 @@ from ares_coordinator.audit.verdicts import (
     Measures,
     Verdict,
     judge_replay,
+    not_audited,
     not_comparable,
     record_verdict,
 )
@@ -42,6 +43,7 @@ from ares_p2p.domain import (
     AuditOutcome,
     Commit,
     LedgerHead,
+    RoundManifest,
     RoundPlan,
     RoundSettlement,
 )
@@ -153,6 +155,9 @@ class AuditQueue:
         self._failures.pop(audit.commit_sha256, None)
 
     async def _audit(self, audit: AuditRow) -> None:
+        if not self.cycle.is_audited:
+            await self._record(audit, not_audited(), report=None, own=True)
+            return
         commit, plan = await self._commit_of(audit), await self._plan_of(audit)
         report = await self.db.call(self.reports.report_on, self.db.store, audit)
         reported = None
@@ -312,7 +317,7 @@ class AuditQueue:
         await self._let_go(round_number - KEPT_ROUNDS)
 
     async def _let_go(self, round_number: int) -> None:
-        """Delete the contributions and the state of a settled round that nobody needs any more.
+        """Delete the contributions, sum and state of a settled round that nobody needs any more.
 
         Its page of the ledger stays: a late peer wants the proof of its credit.
         """
@@ -321,6 +326,12 @@ class AuditQueue:
                 self.blobs.store.delete(row.state_digest)
         for commit in await self.db.call(self.db.store.commits, self.cycle.number, round_number):
             self.blobs.store.delete(_commit_in(commit).blob_id)
+        record = await self.db.call(
+            self.db.store.record, "manifest", self.cycle.number, round_number
+        )
+        if record is not None:
+            for part in payload_of(record, RoundManifest).parts:
+                self.blobs.store.delete(part.blob_id)
 
     async def _drop_old_pages(self) -> None:
         """Delete the ledger pages of a cycle that ended long ago; the database keeps the rows."""

@@ -154,7 +154,8 @@ def _explained(item: _Paid) -> tuple[str, str]:
         rate = 1.0 if item.draw is None else item.draw.rate
         return "", f"not drawn by the lottery ({rate:.0%}): paid on trust"
     code, message = item.audit.code, item.audit.message
-    if item.draw is not None and item.draw.reason is not DrawReason.LOTTERY:
+    was_asked = item.draw is not None and item.draw.reason is not DrawReason.LOTTERY
+    if item.draw is not None and was_asked and item.audit.rho is not None:
         message = f"audited on {_ASKED[item.draw.reason]}: {message}"
     return code, f"recorded only, paid: {message}" if item.audit.shadow and code else message
 

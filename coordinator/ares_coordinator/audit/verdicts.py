@@ -138,6 +138,12 @@ def not_comparable(why: str) -> Verdict:
     return Verdict(AuditOutcome.VOID, AuditVoid.code, f"could not be replayed: {why}")
 
 
+def not_audited() -> Verdict:
+    """Return the verdict on everything in a network that does not audit."""
+    text = "this network does not audit: no work is verified, and none is paid"
+    return Verdict(AuditOutcome.VOID, AuditVoid.code, text)
+
+
 def record_verdict(
     store: Store,
     audit: AuditRow,

@@ -8,8 +8,10 @@ tried again with growing pauses; what went wrong is kept where people look.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from ares_coordinator.evaluation import (
 )
 from ares_coordinator.failpoints import failpoint
 from ares_coordinator.herald import Herald
+from ares_coordinator.intake import Intake
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import (
     base_folder,
@@ -44,6 +47,7 @@ from ares_coordinator.preparation import (
     running_cycle,
 )
 from ares_coordinator.presence import Presence
+from ares_coordinator.reducedrounds import LossWatch, ReducedKeeper
 from ares_coordinator.rounds import RoundKeeper
 from ares_coordinator.seating import Seating
 from ares_coordinator.settings import CoordinatorSettings
@@ -56,6 +60,7 @@ from ares_coordinator.store.rows import (
 )
 from ares_coordinator.store.thread import StoreThread
 from ares_coordinator.tierbook import TierBook, rules_of
+from ares_p2p.averaging.group import SeatIn
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import AuditReport, PeerStatus
@@ -73,6 +78,7 @@ from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.network.blobs import Blobs
 from ares_p2p.network.records import Records
 from ares_p2p.rounds.audits import AUDITOR_ROLE
+from ares_p2p.rounds.strategy import averages_in_group
 from ares_p2p.shards.manifest import build_dataset_shards, chunks_of
 from ares_p2p.training.lora_spec import LoraSpec, save_adapter
 from ares_p2p.training.state import decode_snapshot
@@ -102,6 +108,8 @@ class Engine:
     desk: CommitDesk | None = None
     activity: str = ""  # what the running phase is at, for people
     failure: str = ""
+    intake: Intake | None = None  # of contributions over HTTPS
+    seat_in: SeatIn | None = None  # for cycles that are averaged in groups
     _audits: AuditQueue | None = None
     _assignments: Assignments | None = None
     _reception: Reception | None = None
@@ -384,7 +392,7 @@ class Engine:
         )
         decoys = self._decoys(cycle, self.desk)
         watch = self._watch = self._poison_watch(cycle)
-        self.keeper = RoundKeeper(
+        self.keeper = self._keeper_of(cycle)(
             desk=self.desk,
             cycle=cycle,
             herald=self.herald,
@@ -396,7 +404,8 @@ class Engine:
             round_finished=self._round_finished,
             paused=self.paused,
             watch=watch,
-            decoys=decoys,
+            decoys=decoys if cycle.is_audited else None,
+            intake=self.intake,
         )
         audits = asyncio.create_task(self._audit_forever(self._audits), name="audits")
         try:
@@ -411,9 +420,15 @@ class Engine:
             await asyncio.gather(audits, return_exceptions=True)
         await self._advance(row, next_phase(row.phase))
 
+    def _keeper_of(self, cycle: RunningCycle) -> Callable[..., RoundKeeper]:
+        if averages_in_group(cycle.config):
+            return functools.partial(ReducedKeeper, seat_in=self.seat_in)
+        return RoundKeeper
+
     def _poison_watch(self, cycle: RunningCycle) -> PoisonWatch:
         categories = [item.category for item in load_rows(self.files, cycle.number, "eval")]
-        return PoisonWatch(
+        kind = LossWatch if averages_in_group(cycle.config) else PoisonWatch
+        return kind(
             cycle,
             self.db,
             self.blobs,
