@@ -5,10 +5,10 @@
 
 The real sessions, rounds, exchange, store and clock in played time: see `benchmarks.scale`. Machines
 and lines are mixed (20 Mbit/s up in the middle, ten steps in 20 s), and in every round a share of
-the peers is killed and replaced by strangers. Blobs count as megabytes, while the vector that is
-made is smaller; so the processor seconds are those of the protocol, and what a larger vector costs
-on top is in `bench_aggregate` and `bench_codec`. A round has at most 100 seats: with more peers the
-rest follows, and is refused a seat with the reason.
+the peers is killed and replaced by strangers. The vector has half a million elements, a contribution
+139 kB; so the processor seconds are those of the protocol, and what a larger vector costs on top is
+in `bench_aggregate` and `bench_codec`. A round has at most 100 seats: with more peers the rest
+follows, and is refused a seat with the reason.
 
 What is played and not real: the DHT (one dictionary with hivemind's latencies) and the training.
 Audits are not played. Goal: what the coordinator sends in a round by parts does not grow with the
@@ -66,9 +66,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("peers")
         axis.grid(visible=True, which="both", alpha=0.3)
     axes.flat[0].legend()
-    blob_mb = result["runs"][0]["blob_bytes"] / 1e6
+    blob_kb = result["runs"][0]["blob_bytes"] / 1e3
     figure.suptitle(
-        f"{blob_mb:g} MB contributions, {100 * result['runs'][0]['churn']:.0f} % of the peers "
+        f"{blob_kb:.0f} kB contributions, {100 * result['runs'][0]['churn']:.0f} % of the peers "
         "replaced every round, 100 seats"
     )
     figure.savefig(path, dpi=110)
@@ -121,8 +121,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="that are measured")
     parser.add_argument("--warm", type=int, default=2, help="rounds before")
     parser.add_argument("--churn", type=float, default=0.1, help="share replaced in every round")
-    parser.add_argument("--blob-bytes", type=int, default=1_000_000, help="as the lines see it")
-    parser.add_argument("--frames", type=int, default=16, help="of 65,536 elements, really made")
+    parser.add_argument(
+        "--blob-bytes", type=int, default=0, help="as the lines see it; 0: as it is"
+    )
+    parser.add_argument("--frames", type=int, default=8, help="of the vector, 65,536 elements each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="also write the JSON here, and a picture")
     parser.add_argument("--profile", type=Path, help="write where the processor time went")

@@ -1,8 +1,7 @@
 """Lines between simulated peers: rates up and down, delays, and what went over them.
 
-Blobs are as large as `scale` says: the toy's vector stands for a larger one, so that every byte of
-a blob counts `scale` times, in time and in the books. Messages to the coordinator and records count
-as they are. A line sends its pieces one after another, in the order in which they came, whoever
+Every byte of a blob counts `scale` times, in time and in the books: at 1 blobs are what they are.
+Messages to the coordinator and records count as they are. A line sends its pieces one after another, in the order in which they came, whoever
 they are for.
 
 The DHT is one dictionary. A call takes as long as hivemind's does (HIVEMIND.md, 32 nodes) on top of

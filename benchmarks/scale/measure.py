@@ -32,7 +32,9 @@ class Run:
     Args:
         rounds: that are measured; the ones before are the swarm's beginning.
         warm: rounds before.
-        blob_bytes: of a contribution, as the lines see it.
+        blob_bytes: of a contribution, as the lines see it; 0: as large as it is. Much more than
+            that is no good: the program's own limits (slowest stream, silence, chunks) are not
+            scaled, and transfers are given up that would come to their end.
         frames: of the vector that is really made, 65,536 elements each.
         churn: share of the peers that is killed and replaced in every round.
         exchange: how; "auto" lets the coordinator choose when a round opens.
@@ -41,7 +43,7 @@ class Run:
     peers: int
     rounds: int = 6
     warm: int = 2
-    blob_bytes: int = 1_000_000
+    blob_bytes: int = 0
     frames: int = 4
     churn: float = 0.1
     exchange: Literal["auto", "gather", "butterfly"] = "auto"
@@ -169,7 +171,7 @@ def _facts(
         "peers": run.peers,
         "rounds": rounds,
         "churn": run.churn,
-        "blob_bytes": run.blob_bytes,
+        "blob_bytes": round(world.lines.scale * world.host.config.limits.max_blob_bytes),
         "exchange": "parts" if any(world.plan(row.round).parts for row in rows) else "gather",
         "round_s": played_s / rounds,
         "rounds_per_hour": 3600 * rounds / played_s,

@@ -185,7 +185,7 @@ class ScaleWorld(keeper_world.KeeperWorld):
         config = self.host.config
         limits = replace(config.limits, max_peers_per_round=seats)
         self.host.config = replace(config, limits=limits)
-        self.lines.scale = blob_bytes / limits.max_blob_bytes
+        self.lines.scale = blob_bytes / limits.max_blob_bytes if blob_bytes else 1.0
         self.swarm: list[ScalePeer] = []
         self.gone: list[ScalePeer] = []
 

@@ -95,7 +95,6 @@ def runs() -> dict[str, dict[str, Any]]:
                 frames=2,
                 churn=0.2,
                 exchange=kind,
-                blob_bytes=500_000,
             ),
             say=lambda _text: None,
         )
@@ -109,7 +108,7 @@ def test_small_swarm_goes_on_while_peers_come_and_go(runs: dict[str, dict[str, A
         assert facts["commits"] >= 4
         assert facts["used"] == facts["commits"]
         assert facts["newcomers"]["started"] == 1
-        assert facts["coordinator"]["down_bytes_per_round"] >= 4 * 500_000
+        assert facts["coordinator"]["down_bytes_per_round"] >= 4 * facts["blob_bytes"]
         assert facts["rounds_per_hour"] > 10
         assert not facts["refused"]
 
