@@ -14,7 +14,7 @@ from localnet import Child, LocalNetwork
 from swarm_crash import WAIT_S
 from swarm_settings import QUICK
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 ROUNDS, PARTS, PEERS = 3, 4, 4
 KILLED_IN = 1

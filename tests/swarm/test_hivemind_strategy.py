@@ -17,7 +17,7 @@ from localnet import Child, LocalNetwork
 from swarm_crash import WAIT_S
 from swarm_settings import QUICK
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 HIVEMIND: dict[str, object] = {
     **QUICK,

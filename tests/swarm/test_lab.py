@@ -33,7 +33,7 @@ from benchmarks.lab.spaces import Spaces, namespaces, remove_abandoned, why_not
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.swarm,
-    pytest.mark.timeout(360),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(bool(WHY_NOT), reason=f"the lab cannot run here: {WHY_NOT}"),
 ]
 

@@ -18,7 +18,7 @@ from localnet import Child, LocalNetwork
 from swarm_crash import WAIT_S, finish_cycle
 from swarm_settings import QUICK
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 COUNTED = (EntryStatus.ACCEPTED, EntryStatus.CLIPPED)
 
 
