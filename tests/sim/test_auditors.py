@@ -388,7 +388,7 @@ async def test_slanderer_is_not_paid_for_a_cheat_that_it_did_not_replay(tmp_path
 
 
 async def test_auditor_that_never_reports_holds_nothing_up_and_then_rests(tmp_path: Path) -> None:
-    async with AuditWorld(tmp_path, rounds=6, report_s=30) as world:
+    async with AuditWorld(tmp_path, rounds=6, report_s=5) as world:
         silent = world.auditor(Silent)
         office = world.open(silent)
         await world.with_auditors(silent)
