@@ -208,7 +208,7 @@ class BlobExchange:
                 self.store,
                 self._transport,
                 blob_id,
-                sources=[source for source in sources if source != self._me],
+                sources=self._asked(sources),
                 max_bytes=max_bytes,
                 progress=progress,
                 wanted=wanted,
@@ -218,6 +218,10 @@ class BlobExchange:
             finally:
                 self.faults.extend(download.faults)
                 self.traffic.down_bytes += download.received_bytes
+
+    def _asked(self, sources: Sequence[PeerId]) -> list[PeerId]:
+        """Return who of the sources is asked."""
+        return [source for source in sources if source != self._me]
 
     def withhold(self, blob_id: Digest) -> None:
         """See `Blobs.withhold`."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 
 import structlog
 
@@ -27,7 +26,7 @@ from ares_p2p.errors import (
 from ares_p2p.ids import CHUNK_BYTES, DIGEST_BYTES, ChunkList, Digest, PeerId
 from ares_p2p.network.blob_serve import MAX_CHUNKS_PER_REQUEST
 from ares_p2p.network.blob_store import BlobStore
-from ares_p2p.network.blobs import BlobExchange, Progress, Traffic
+from ares_p2p.network.blobs import BlobExchange, Traffic
 from ares_p2p.network.http_api import MAX_MISSING_RUNS, UPLOAD_CHUNKS
 from ares_p2p.network.http_client import ApiClient
 
@@ -100,47 +99,9 @@ class HttpBlobs(BlobExchange):
         self._api = api
         self._offers: dict[Digest, asyncio.Task[None]] = {}
 
-    async def fetch(
-        self,
-        blob_id: Digest,
-        *,
-        sources: Sequence[PeerId],
-        max_bytes: int,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> Path:
-        """See `Blobs.fetch`; the coordinator is asked, whatever the sources."""
-        return await super().fetch(
-            blob_id,
-            sources=self._reached(sources),
-            max_bytes=max_bytes,
-            timeout_s=timeout_s,
-            progress=progress,
-        )
-
-    async def fetch_chunks(
-        self,
-        blob_id: Digest,
-        *,
-        chunks: Collection[int],
-        sources: Sequence[PeerId],
-        max_bytes: int,
-        timeout_s: float,
-        progress: Progress | None = None,
-    ) -> None:
-        """See `Blobs.fetch_chunks`; the coordinator is asked, whatever the sources."""
-        await super().fetch_chunks(
-            blob_id,
-            chunks=chunks,
-            sources=self._reached(sources),
-            max_bytes=max_bytes,
-            timeout_s=timeout_s,
-            progress=progress,
-        )
-
-    def _reached(self, sources: Sequence[PeerId]) -> Sequence[PeerId]:
-        """Return who is asked instead: what any peer serves, the coordinator has or will have."""
-        return [self._api.coordinator] if sources else sources
+    def _asked(self, sources: Sequence[PeerId]) -> list[PeerId]:
+        """Return the coordinator: what any peer serves, it has or will have."""
+        return [self._api.coordinator] if sources else []
 
     def release(self, blob_id: Digest) -> None:
         """See `Blobs.release`: to be served means here to be with the coordinator."""

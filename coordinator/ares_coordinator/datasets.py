@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +108,18 @@ class DatasetMaker:
             screen(example)  # so that nothing like it is written
         taught = Taught()
         try:
-            await self._ask(row, counts, screen, taught)
+            await ask_teacher(
+                self.settings,
+                self.files,
+                self.db,
+                self.clock,
+                cycle=row.cycle,
+                counts=counts,
+                seed=self.seed_of(row),
+                into=taught,
+                screen=screen,
+                on_progress=self._say_progress,
+            )
         except (TeacherFault, TeacherAway) as fault:
             if self.settings.teacher.fallback == "wait":
                 raise
@@ -120,32 +131,9 @@ class DatasetMaker:
         await asyncio.to_thread(write_atomically, folder / TAUGHT, content, durable=True)
         return taught
 
-    async def _ask(
-        self, row: CycleRow, counts: dict[str, int], screen: Screen, taught: Taught
-    ) -> None:
-        def progress(now: AuthorProgress) -> None:
-            cost = now.cost_microusd / 1e6
-            self.say(f"generate {now.category}: {now.accepted} of {now.wanted}, {cost:.2f} USD")
-
-        teacher = self.settings.teacher
-        check_permission(teacher)  # before a key is looked for: the first thing to settle
-        find = find_api_key if teacher.base_url else need_api_key
-        async with open_author(
-            teacher,
-            api_key=find(self.files.root),
-            db=self.db,
-            clock=self.clock,
-            counts=counts,
-            seed=self.seed_of(row),
-            cycle=row.cycle,
-            screen=screen,
-            on_progress=progress,
-        ) as author:
-            async for one in author.rows():
-                if isinstance(one, Accepted):
-                    taught.rows.append(one.example)
-                else:
-                    taught.rejected[one.reason] += 1
+    def _say_progress(self, now: AuthorProgress) -> None:
+        cost = now.cost_microusd / 1e6
+        self.say(f"generate {now.category}: {now.accepted} of {now.wanted}, {cost:.2f} USD")
 
     def seed_of(self, row: CycleRow) -> int:
         """Return the seed of a cycle's rows: of its secret, or the one that the settings fix."""
@@ -196,6 +184,44 @@ class DatasetMaker:
         )
         write_card(folder, dataset, found)
         return found
+
+
+async def ask_teacher(
+    settings: CoordinatorSettings,
+    files: DataLayout,
+    db: StoreThread,
+    clock: Clock,
+    *,
+    cycle: int,
+    counts: Mapping[str, int],
+    seed: int,
+    into: Taught,
+    screen: Screen | None = None,
+    on_progress: Callable[[AuthorProgress], None],
+) -> None:
+    """Have the teacher of the settings write rows; what it wrote before a fault is in `into`.
+
+    Raises: TeacherFault, TeacherAway.
+    """
+    teacher = settings.teacher
+    check_permission(teacher)  # before a key is looked for: the first thing to settle
+    find = find_api_key if teacher.base_url else need_api_key
+    async with open_author(
+        teacher,
+        api_key=find(files.root),
+        db=db,
+        clock=clock,
+        counts=counts,
+        seed=seed,
+        cycle=cycle,
+        screen=screen,
+        on_progress=on_progress,
+    ) as author:
+        async for one in author.rows():
+            if isinstance(one, Accepted):
+                into.rows.append(one.example)
+            else:
+                into.rejected[one.reason] += 1
 
 
 def category_counts(dataset: Dataset) -> tuple[CategoryCount, ...]:

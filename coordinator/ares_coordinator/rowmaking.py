@@ -7,19 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ares_coordinator.distiller.apikey import find_api_key, need_api_key
-from ares_coordinator.distiller.authored import Accepted, AuthorProgress
-from ares_coordinator.distiller.authoring import open_author
+from ares_coordinator.datasets import Taught, ask_teacher
 from ares_coordinator.distiller.pipeline import MAX_TRIES
 from ares_coordinator.distiller.procedural import ProceduralTeacher
-from ares_coordinator.distiller.requests import check_permission
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import base_folder, load_rows
 from ares_coordinator.rowbook import Imported, bring_rows, next_cycle
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import SystemClock
-from ares_p2p.shards import Example
 
 
 async def write_rows(
@@ -51,47 +47,26 @@ async def write_rows(
                 cycle=cycle,
                 on_progress=on_progress,
             )
-        rows: list[Example] = []
+        taught = Taught()
         try:
-            await _ask(settings, files, db, cycle, category, count, rows, on_progress)
+            await ask_teacher(
+                settings,
+                files,
+                db,
+                clock,
+                cycle=cycle,
+                counts={category: count},
+                seed=clock.now_ms(),
+                into=taught,
+                on_progress=lambda now: on_progress(now.accepted),
+            )
         finally:
             result = bring_rows(
-                rows, settings=settings, files=files, cycle=cycle, on_progress=lambda _: None
+                taught.rows, settings=settings, files=files, cycle=cycle, on_progress=lambda _: None
             )
         return result
     finally:
         await db.close()
-
-
-async def _ask(
-    settings: CoordinatorSettings,
-    files: DataLayout,
-    db: StoreThread,
-    cycle: int,
-    category: str,
-    count: int,
-    rows: list[Example],
-    on_progress: Callable[[int], None],
-) -> None:
-    def progress(now: AuthorProgress) -> None:
-        on_progress(now.accepted)
-
-    teacher, clock = settings.teacher, SystemClock()
-    check_permission(teacher)
-    find = find_api_key if teacher.base_url else need_api_key
-    async with open_author(
-        teacher,
-        api_key=find(files.root),
-        db=db,
-        clock=clock,
-        counts={category: count},
-        seed=clock.now_ms(),
-        cycle=cycle,
-        on_progress=progress,
-    ) as author:
-        async for one in author.rows():
-            if isinstance(one, Accepted):
-                rows.append(one.example)  # noqa: PERF401 - what came before a fault is kept
 
 
 def packing_of(settings: CoordinatorSettings, files: DataLayout, cycle: int) -> dict[str, Any]:

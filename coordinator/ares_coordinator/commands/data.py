@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ares_coordinator.commands.shared import AsJson, DataDir, folder_of, progress_bars, target_of
+from ares_coordinator.commands.shared import (
+    AsJson,
+    DataDir,
+    folder_of,
+    nobody_runs,
+    progress_bars,
+    target_of,
+)
 from ares_p2p.domain import CATEGORIES
 from ares_p2p.errors import ConfigFault
 
@@ -78,7 +85,10 @@ def generate(
         return
     from ares_coordinator.rowmaking import write_rows
 
-    with _nobody_runs(data_dir), _bar(f"{category} rows", quiet=as_json, total=count) as show:
+    with (
+        nobody_runs(folder_of(data_dir)),
+        _bar(f"{category} rows", quiet=as_json, total=count) as show,
+    ):
         result = asyncio.run(
             write_rows(settings, files, target_of(data_dir), category, count, on_progress=show)
         )
@@ -397,14 +407,6 @@ def _rows(data_dir: Path | None, cycle: int | None, side: str) -> Iterator[Examp
         finally:
             store.close()
     return stored_rows(layout, cycle, side)
-
-
-@contextmanager
-def _nobody_runs(data_dir: Path | None) -> Iterator[None]:
-    from ares_p2p.datadir import DataDirLock
-
-    with DataDirLock(folder_of(data_dir)):
-        yield
 
 
 @contextmanager

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ares_coordinator.commands.shared import AsJson, DataDir, folder_of, progress_bars, target_of
+from ares_coordinator.commands.shared import (
+    AsJson,
+    DataDir,
+    folder_of,
+    nobody_runs,
+    progress_bars,
+    target_of,
+)
 from ares_p2p.errors import ConfigFault
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ def migrate(
     from ares_coordinator.store.connect import shown
 
     target = target_of(data_dir)
-    with _nobody_runs(folder_of(data_dir)):
+    with nobody_runs(folder_of(data_dir)):
         done = migrate_database(target, rehearsal=sql)
     if as_json:
         facts = {"database": shown(target), "from": done.before, "to": done.after}
@@ -109,7 +115,7 @@ def copy(
             f"a postgresql database expected, {shown(to)} came",
             hint="ares-coordinator db copy --to postgresql://user@host/name",
         )
-    with _nobody_runs(folder), _progress_bar(quiet=as_json) as on_progress:
+    with nobody_runs(folder), _progress_bar(quiet=as_json) as on_progress:
         done = copy_database(source, to, on_progress=on_progress)
     if as_json:
         facts = {"from": str(source), "to": shown(to), "rows": dict(done.rows)}
@@ -120,12 +126,6 @@ def copy(
     typer.echo(f"  put  url = '{shown(to)}'  under [database] in {folder / 'config.toml'}")
     typer.echo("  or set ARES_DATABASE_URL, which may hold the password")
     typer.echo(f"{source} stays as a backup; no coordinator starts on it any more.")
-
-
-def _nobody_runs(folder: Path) -> AbstractContextManager[object]:
-    from ares_p2p.datadir import DataDirLock
-
-    return DataDirLock(folder) if folder.is_dir() else nullcontext()
 
 
 @contextmanager

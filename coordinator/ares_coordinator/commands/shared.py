@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,16 @@ def target_of(data_dir: Path | None) -> str | Path:
     folder = folder_of(data_dir)
     url = "" if os.environ.get(DATABASE_URL) else load_settings(folder).database.url
     return database_target(folder, url)
+
+
+def nobody_runs(folder: Path) -> AbstractContextManager[object]:
+    """Hold a data directory, if there is one: no coordinator runs on it meanwhile.
+
+    Raises: ConfigFault: one does, and which.
+    """
+    from ares_p2p.datadir import DataDirLock
+
+    return DataDirLock(folder) if folder.is_dir() else nullcontext()
 
 
 @contextmanager
