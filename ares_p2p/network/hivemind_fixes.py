@@ -56,6 +56,13 @@ class StartOptions:
 
 
 options = StartOptions()
+_DEFAULT_SOCKETS = P2P._UNIX_SOCKET_PREFIX
+
+
+def keep_sockets_in(folder: Path | None) -> None:
+    """Let what this process starts next keep its Unix sockets there; None: hivemind's own place."""
+    options.socket_folder = folder
+    P2P._UNIX_SOCKET_PREFIX = _DEFAULT_SOCKETS if folder is None else f"/unix{folder}/"
 
 
 def apply() -> None:

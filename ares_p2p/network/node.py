@@ -124,8 +124,8 @@ class Node:
             folder = SocketFolder.create()
             undo.callback(folder.remove)
             hivemind_fixes.options.relay_service = relay_service
-            hivemind_fixes.options.socket_folder = folder.path
-            P2P._UNIX_SOCKET_PREFIX = f"/unix{folder.path}/"
+            hivemind_fixes.keep_sockets_in(folder.path)
+            undo.callback(hivemind_fixes.keep_sockets_in, None)
             dht = DHT(
                 start=False,
                 record_validators=[AresRecordValidator(network)],
@@ -228,7 +228,7 @@ class Node:
         Raises: NodeDied.
         """
         self._watch.begin(self._channel.sentinel)
-        P2P._UNIX_SOCKET_PREFIX = f"/unix{self._folder.path}/"
+        hivemind_fixes.keep_sockets_in(self._folder.path)
         address = Multiaddr(self._facts.control_address)
         try:
             self._p2p = await self.call(P2P.replicate(address), timeout_s=CALL_TIMEOUT_S)
@@ -309,6 +309,8 @@ class Node:
             return
         self._closed = True
         self._channel.stop()
+        if hivemind_fixes.options.socket_folder == self._folder.path:
+            hivemind_fixes.keep_sockets_in(None)  # what this process starts later needs a place
         self._folder.remove()
 
 

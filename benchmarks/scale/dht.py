@@ -18,7 +18,6 @@ from typing import Any
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.validation import CompositeValidator
-from hivemind.p2p import P2P
 
 from ares_p2p.clock import SystemClock
 from ares_p2p.crypto.keys import Identity, load_or_create_identity
@@ -104,8 +103,7 @@ class Dht:
 
     async def __aenter__(self) -> Dht:
         hivemind_fixes.apply()
-        hivemind_fixes.options.socket_folder = self._sockets.path
-        P2P._UNIX_SOCKET_PREFIX = f"/unix{self._sockets.path}/"
+        hivemind_fixes.keep_sockets_in(self._sockets.path)
         gate = asyncio.Semaphore(AT_ONCE)
         try:
             self.nodes.append(await self._start(0, gate))
@@ -154,4 +152,5 @@ class Dht:
         for one in self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one.p2pd_pid, signal.SIGKILL)
+        hivemind_fixes.keep_sockets_in(None)
         self._sockets.remove()

@@ -54,6 +54,8 @@ from ares_peer.session import Session
 from sim.samples import COORDINATOR, CYCLE, SECRET
 from sim.session_world import EXAMPLES, NETWORK, AtOnce, Peer, ToyRig, World, the_task
 
+STEP_S = 0.05  # all train and audit on one thread: a step is time that passes for everybody
+
 
 @dataclass
 class ToyWorker:
@@ -299,6 +301,7 @@ class AuditWorld(World):
 
     def peer(self, session: type[Session] = Session) -> Peer:
         peer = super().peer()
+        peer.rig.step_s = STEP_S
         peer.session_class = session
         return peer
 
