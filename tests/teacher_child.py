@@ -9,6 +9,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def fork_server() -> ForkServerContext:
 
 def run(folder: Path, settings: dict[str, Any], counts: dict[str, int], seed: int) -> None:
     """Run to the end, then leave `rows.jsonl` and `report.json` behind; exit 130 after Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         asyncio.run(_run(folder, TeacherSection(**settings), counts, seed))
     except KeyboardInterrupt:
