@@ -173,6 +173,12 @@ class TeacherModelUnknown(TeacherFault):
     code = "ARES-E040"
 
 
+class MergeRefused(ConfigFault):
+    """The stack cannot be merged into this base: quantized, other modules or shapes."""
+
+    code = "ARES-E043"
+
+
 # --- NetworkFault: nobody's fault, try again ---------------------------------------------------
 
 
@@ -475,6 +481,28 @@ class NotYetReleased(RequestRefused):
     """An adapter or export that only higher tiers may fetch yet; it becomes public later."""
 
     code = "ARES-E085"
+
+
+class OperatorRefused(RequestRefused):
+    """Only the operator may do this, and the token is missing or wrong."""
+
+    code = "ARES-E095"
+    default_hint = (
+        "Send `Authorization: Bearer TOKEN`; the token is in operator.json of the data directory."
+    )
+
+
+class WrongMoment(RequestRefused):
+    """What was asked for makes no sense in the state that the coordinator is in."""
+
+    code = "ARES-E096"
+
+
+class ScheduleRefused(RequestRefused):
+    """A schedule that cannot be understood, or that names no moment that ever comes."""
+
+    code = "ARES-E097"
+    default_hint = 'Write "daily", "weekly", hours ("6"), cron ("0 3 * * 1-5") or null for none.'
 
 
 class ReportLate(PeerFault):

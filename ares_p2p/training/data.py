@@ -28,17 +28,9 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from ares_p2p.errors import ConfigFault
+from ares_p2p.training.chatml import CHATML_TEMPLATE
 
 IGNORED = -100  # label of tokens without loss; torch's cross entropy skips it
-CHATML_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 class Message(Protocol):

@@ -1,7 +1,8 @@
 """Puts a LoRA adapter on a loaded base, and moves flat vectors in and out of it.
 
-The trained adapter is PEFT's own module under the name `ares`; adapters of earlier cycles lie
-frozen and active below it, under `stack0`, `stack1` ..., and their contributions add up.
+The trained adapter is PEFT's own module under the name `ares`. The adapters of earlier cycles lie
+frozen and active below it as one, `stack` (`ares_p2p.training.stack`): two products a layer, however
+many cycles there were.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from transformers import PreTrainedModel
 from ares_p2p.averaging.vectors import FLOAT32, Vector
 from ares_p2p.errors import BaseUnsupported, ShapeMismatch
 from ares_p2p.training.layout import Layout, layout_of_shapes
-from ares_p2p.training.lora_spec import LoraSpec, load_adapter
+from ares_p2p.training.lora_spec import LoraSpec
+from ares_p2p.training.stack import read_stack
 
 ADAPTER = "ares"
+STACK = "stack"
 
 
 def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path] = ()) -> PeftModel:
@@ -47,18 +50,15 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, *, stack: Sequence[Path]
         raise BaseUnsupported(f"LoRA on {', '.join(spec.targets)}: {error}") from error
     if not isinstance(wrapped, PeftModel):
         raise BaseUnsupported("PEFT returned another model than a PeftModel")
-    names = []
-    for number, folder in enumerate(stack):
-        earlier_spec, earlier_layout, vector = load_adapter(folder)
-        names.append(f"stack{number}")
+    if stack:
+        earlier = read_stack(stack)
         with _peft_on_transformers_5():
-            wrapped.add_adapter(names[-1], _peft_config(earlier_spec))
-        write_parameters(wrapped, earlier_layout, vector, adapter=names[-1])
-    if names:
+            wrapped.add_adapter(STACK, _peft_config(earlier.spec))
+        write_parameters(wrapped, earlier.layout, earlier.vector, adapter=STACK)
         tuner = wrapped.base_model
         if not isinstance(tuner, LoraModel):
             raise BaseUnsupported("PEFT made another adapter than LoRA")
-        tuner.set_adapter([*names, ADAPTER])
+        tuner.set_adapter([STACK, ADAPTER])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{ADAPTER}." in name)
     wrapped.eval()

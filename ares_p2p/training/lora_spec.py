@@ -161,14 +161,11 @@ def load_adapter(folder: Path) -> tuple[LoraSpec, Layout, Vector]:
     Returns: spec, layout, vector (layout.size,).
     Raises: ConfigFault: files missing, unreadable, not plain float32 LoRA. NonFinite.
     """
-    settings = folder / "adapter_config.json"
+    spec = load_spec(folder)
     try:
-        small = settings.stat().st_size <= MAX_CONFIG_BYTES
-        config = json.loads(settings.read_bytes()) if small else None
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigFault(f"{folder} holds no readable adapter: {error}") from error
-    spec = _spec_of(config, folder=folder)
     if not tensors or any(tensor.dtype != FLOAT32 for tensor in tensors.values()):
         raise ConfigFault(f"{folder}: float32 tensors expected in adapter_model.safetensors")
     layout = layout_of_shapes({name: tensor.shape for name, tensor in tensors.items()})
@@ -179,6 +176,20 @@ def load_adapter(folder: Path) -> tuple[LoraSpec, Layout, Vector]:
     vector = layout.join(tensors)
     check_finite(vector, what=f"adapter in {folder}")
     return spec, layout, vector
+
+
+def load_spec(folder: Path) -> LoraSpec:
+    """Return what the configuration of an adapter folder says; the weights are not looked at.
+
+    Raises: ConfigFault: no readable configuration, or not of plain LoRA.
+    """
+    settings = folder / "adapter_config.json"
+    try:
+        small = settings.stat().st_size <= MAX_CONFIG_BYTES
+        config = json.loads(settings.read_bytes()) if small else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigFault(f"{folder} holds no readable adapter: {error}") from error
+    return _spec_of(config, folder=folder)
 
 
 def _spec_of(config: object, *, folder: Path) -> LoraSpec:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ares_coordinator.commands import audit, auditors, data, db, ledger
+from ares_coordinator.commands import audit, auditors, control, data, db, ledger
+from ares_coordinator.commands.export import export
 from ares_coordinator.commands.shared import AsJson, DataDir, folder_of
 from ares_p2p.errors import AresError, ConfigFault
 
@@ -30,6 +31,7 @@ app.add_typer(auditors.app, name="auditors")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 app.add_typer(ledger.app, name="ledger")
+app.command()(export)
 
 Overrides = Annotated[
     list[str] | None,
@@ -91,7 +93,12 @@ def run(
         list[str] | None, typer.Option(help="Address of a bootstrap node; repeatable.")
     ] = None,
     cycles: Annotated[
-        int, typer.Option(min=0, help="How many cycles to run; 0: only serve what is there.")
+        int,
+        typer.Option(
+            min=0,
+            help="How many cycles to run at once; 0: none, until one is started or scheduled. "
+            "An unfinished one is finished in any case.",
+        ),
     ] = 1,
     exit_when_done: Annotated[
         bool, typer.Option("--exit-when-done", help="Stop after the last cycle.")
@@ -131,6 +138,10 @@ def run(
         print("Volunteers join with:  ares-peer join <invite>", flush=True)
 
     run_coordinator(folder, settings, cycles=cycles, exit_when_done=exit_when_done, on_started=show)
+
+
+for command in (control.start, control.pause, control.resume, control.schedule):
+    app.command()(command)
 
 
 def _overridden(values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:

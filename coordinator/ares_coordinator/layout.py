@@ -49,6 +49,15 @@ class DataLayout:
         """A cycle's PEFT folder."""
         return self.root / "ares-adapters" / f"cycle-{cycle}"
 
+    def export(self, version: int) -> Path:
+        """Folder of what is exported of the model `ares-vN`."""
+        return self.root / "ares-exports" / f"v{version}"
+
+    @property
+    def scripts(self) -> Path:
+        """Stand-alone training scripts, and what the worker process reads."""
+        return self.root / "ares-scripts"
+
     def config_file(self, cycle: int) -> Path:
         """The signed CycleConfig, for the worker process."""
-        return self.root / "ares-scripts" / f"cycle-{cycle}.config"
+        return self.scripts / f"cycle-{cycle}.config"

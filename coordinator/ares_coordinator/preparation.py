@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from ares_coordinator.context import RunningCycle
+from ares_coordinator.exports.scripts import write_training_scripts
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import CoordinatorSettings
@@ -149,6 +150,15 @@ async def prepare_cycle(
     config_file = files.config_file(row.cycle)
     config_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(config_file, record.envelope, durable=True)
+    write_training_scripts(
+        files.scripts,
+        config,
+        network=settings.network.name,
+        base=folder,
+        train=files.dataset(row.cycle) / "train.jsonl",
+        stack=[files.adapter(cycle) for cycle in promoted],
+        worker=herald.identity.peer_id,
+    )
     return Prepared(dataset, record, shards, layout.size)
 
 
