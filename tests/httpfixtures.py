@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestServer
 
 from api_samples import FakeViews, empty_views
 from ares_coordinator.api.app import ApiSettings, create_root_app
+from ares_coordinator.board import RecordBoard
 from ares_coordinator.gateway import Gateway
 from ares_coordinator.intake import Intake
 from ares_coordinator.store.rows import CommitRow
@@ -63,6 +64,7 @@ class Site:
     intake: Intake
     records: InMemoryNetwork
     clock: Clock
+    board: RecordBoard
     handler: SubmitHandler | None = None
     apis: list[ApiClient] = field(default_factory=list)
 
@@ -92,11 +94,14 @@ async def http_site(
         InMemoryBlobNetwork(), peer_id=COORDINATOR.peer_id, store=BlobStore(folder / "blobs")
     )
     intake = Intake(views.db, BlobStore(folder / "staging"), blobs.store)
-    site = Site("", views, blobs, intake, InMemoryNetwork(NETWORK, clock=clock), clock)
+    records = InMemoryNetwork(NETWORK, clock=clock)
+    board = RecordBoard(identity=COORDINATOR, network=NETWORK, transport=records, clock=clock)
+    site = Site("", views, blobs, intake, records, clock, board)
     gateway = Gateway(
         network=NETWORK,
         submit=site.submit,
         records=site.records,
+        board=board,
         blobs=blobs,
         intake=intake,
         clock=clock,

@@ -2,7 +2,8 @@
 
 One call, `submit`: an envelope goes there, a signed acknowledgement (an envelope too) or a
 coded refusal comes back; the caller gets that very error. Who asks is authenticated by libp2p,
-what is said by its signature: the handler sees both. A second call tells the time.
+what is said by its signature: the handler sees both. A second call, `watch`, waits there for what
+the coordinator signs next (`watching`); a third tells the time.
 
 Anybody may call; a node without a handler answers "no such round". `control_hivemind` is the
 same over the P2P of a node, `InMemoryControl` for simulations.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ares_p2p.clock import Clock
@@ -27,6 +28,15 @@ from ares_p2p.errors import (
 )
 from ares_p2p.ids import PeerId
 from ares_p2p.network.remote_errors import error_of_code
+from ares_p2p.network.watching import (
+    GRACE_S,
+    News,
+    WatchHandler,
+    Wish,
+    answer_watch,
+    build_request,
+    read_watch_reply,
+)
 from ares_p2p.wire.codec import decode_envelope, encode_envelope
 from ares_p2p.wire.v1 import ares_pb2 as pb
 
@@ -49,6 +59,17 @@ class Control(Protocol):
         Raises: the PeerFault that `to` answers with. CoordinatorAway: `to` is the coordinator
             and cannot be reached. RpcTimeout: no answer, or another peer cannot be reached.
             BadSignature, WrongSigner: the acknowledgement is not its. NodeDied.
+        """
+        ...
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """Answer questions for news with `handler` from now on; None: refuse them."""
+        ...
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        """Return what differs from what we have of some keys, within `wait_s`; else nothing.
+
+        Raises: as `submit`. PayloadMalformed, Oversize: the answer is none.
         """
         ...
 
@@ -90,6 +111,7 @@ class InMemoryControlNetwork:
     def __init__(self, *, clock: Clock) -> None:
         self.clock = clock
         self.handlers: dict[PeerId, SubmitHandler | None] = {}
+        self.watch_handlers: dict[PeerId, WatchHandler] = {}
 
 
 class InMemoryControl:
@@ -106,6 +128,28 @@ class InMemoryControl:
     def on_submit(self, handler: SubmitHandler | None) -> None:
         """See `Control.on_submit`."""
         self._network.handlers[self._peer_id] = handler
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """See `Control.on_watch`."""
+        self._network.watch_handlers.pop(self._peer_id, None)
+        if handler is not None:
+            self._network.watch_handlers[self._peer_id] = handler
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        """See `Control.watch`."""
+        self._check_there(to)
+        handler, request = self._network.watch_handlers.get(to), build_request(wishes, wait_s)
+        answering = asyncio.create_task(answer_watch(handler, request, self._peer_id))
+        patience = asyncio.create_task(self._network.clock.sleep(wait_s + GRACE_S))
+        try:
+            await asyncio.wait({answering, patience}, return_when=asyncio.FIRST_COMPLETED)
+            self._check_there(to)
+            if not answering.done():
+                raise RpcTimeout(f"{to} did not answer within {wait_s + GRACE_S:g} s")
+            return read_watch_reply(answering.result(), wishes)
+        finally:
+            answering.cancel()
+            patience.cancel()
 
     def leave(self) -> None:
         """Be unreachable from now on."""

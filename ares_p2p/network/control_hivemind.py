@@ -5,6 +5,7 @@ Requests are bounded in size, and in number per remote and second.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -23,6 +24,15 @@ from ares_p2p.network.control import (
 )
 from ares_p2p.network.limits import RemoteLimits
 from ares_p2p.network.node_base import NodeBase
+from ares_p2p.network.watching import (
+    GRACE_S,
+    News,
+    WatchHandler,
+    Wish,
+    answer_watch,
+    build_request,
+    read_watch_reply,
+)
 from ares_p2p.wire.codec import MAX_ENVELOPE_BYTES, decode_envelope, encode_envelope
 from ares_p2p.wire.v1 import ares_pb2 as pb
 
@@ -32,10 +42,11 @@ BURST = 20.0
 
 
 class AresControlV1(ServicerBase):  # type: ignore[misc]
-    """Answers submissions and tells the time."""
+    """Answers submissions and questions for news, and tells the time."""
 
     def __init__(self, clock: Clock) -> None:
         self.handler: SubmitHandler | None = None
+        self.watch_handler: WatchHandler | None = None
         self._clock = clock
         self._limits = RemoteLimits(
             requests_per_s=REQUESTS_PER_S, burst=BURST, streams_per_remote=8, streams=256
@@ -51,6 +62,11 @@ class AresControlV1(ServicerBase):  # type: ignore[misc]
                 return await answer_submission(self.handler, envelope, remote)
         except PeerFault as error:
             return pb.SubmitReply(code=error.code, message=error.message)
+
+    async def rpc_watch(self, request: pb.WatchRequest, context: P2PContext) -> pb.WatchReply:
+        """Let the asker wait for news; the handler bounds how many do."""
+        remote = PeerId(context.remote_id.to_base58())
+        return await answer_watch(self.watch_handler, request, remote)
 
     async def rpc_time(self, _request: pb.TimeRequest, _context: P2PContext) -> pb.TimeReply:
         """Tell the wall time."""
@@ -77,6 +93,16 @@ class HivemindControl:
     def on_submit(self, handler: SubmitHandler | None) -> None:
         """See `Control.on_submit`."""
         self._servicer.handler = handler
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """See `Control.on_watch`."""
+        self._servicer.watch_handler = handler
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        """See `Control.watch`."""
+        request = build_request(wishes, wait_s)
+        reply = await self._call(to, "rpc_watch", request, wait_s + GRACE_S)
+        return read_watch_reply(reply, wishes)
 
     async def submit(
         self, envelope: Envelope, *, to: PeerId, timeout_s: float = SUBMIT_TIMEOUT_S

@@ -5,6 +5,7 @@ messages, leased records and content-addressed blobs; only the transport is anot
 
     GET  time                               the coordinator's clock, and which network answers
     GET  records?key=&key=                  what lies in the DHT under some keys
+    GET  watch?key=&known=&wait=            what the coordinator signs next, see `watching`
     PUT  records                            a value for the sender's own subkey
     POST register                           a signed PeerStatus: the worker is there
     POST training/gradient                  a signed Commit
@@ -24,18 +25,18 @@ import binascii
 import ipaddress
 import json
 import string
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from ares_p2p.errors import ConfigFault, Oversize, PayloadMalformed
 from ares_p2p.ids import CHUNK_BYTES, DIGEST_BYTES, MAX_BLOB_BYTES, Digest
-from ares_p2p.network.record_keys import MAX_SUBKEYS, RECORD_KINDS, Scope
+from ares_p2p.network.record_keys import KINDS, MAX_SUBKEYS, Scope
 from ares_p2p.network.record_rules import MAX_VALUE_BYTES, FoundValue, PlainValue
-from ares_p2p.wire.codec import kind_of
+from ares_p2p.network.watching import MAX_KEY_CHARS, MAX_WISHES, News, Wish, check_news
 
 PREFIX = "/api/ares/swarm"
 MAX_KEYS = 16  # of one read: a search for peers' statuses, or as many chunks as travel at once
-MAX_KEY_CHARS = 160
 MAX_RECORDS_REPLY_BYTES = 8 * 1024**2  # 16 dictionaries of 128 statuses of 4 kB, at the worst
 MAX_MESSAGE_BYTES = 16 * 1024  # of a signed message in base64: four times the largest status
 MAX_STORE_BYTES = 32 * 1024  # of a record that a peer may write, in base64
@@ -98,7 +99,7 @@ def check_key(key: str, *, network_id: str) -> None:
     if name == "chunk" and len(rest) == 1:
         digest_of(rest[0])
         return
-    kind = _KINDS.get(name)
+    kind = KINDS.get(name)
     if kind is None:
         raise PayloadMalformed(f"no record is of kind {name[:20]!r}")
     if kind.by_peers and rest and rest[-1][:1] == "b" and plain_number(rest[-1][1:]) < kind.buckets:
@@ -108,9 +109,6 @@ def check_key(key: str, *, network_id: str) -> None:
     numbers = {Scope.NETWORK: 0, Scope.CYCLE: 1, Scope.ROUND: 2}[kind.scope]
     if len(rest) != numbers or any(str(plain_number(text)) != text for text in rest):
         raise PayloadMalformed(f"keys of {name} records name {numbers} plain numbers")
-
-
-_KINDS = {kind_of(cls): kind for cls, kind in RECORD_KINDS.items()}
 
 
 # --- records -----------------------------------------------------------------------------------
@@ -176,6 +174,30 @@ def read_found(body: bytes, keys: list[str]) -> dict[str, FoundValue]:
         else:
             raise PayloadMalformed("the reply holds a value and a dictionary under one key")
     return found
+
+
+def read_news(body: bytes, wishes: Sequence[Wish]) -> list[News]:
+    """Return what a reply says is new about some keys; only its form is checked.
+
+    Raises: PayloadMalformed, Oversize.
+    """
+    try:
+        rows = json.loads(body)["news"]
+        if not isinstance(rows, list) or len(rows) > MAX_WISHES:
+            raise PayloadMalformed("the reply holds no list of news, or too long a one")
+        news = [
+            News(
+                str(row["key"]),
+                digest_of(row["payload_sha256"]),
+                decode_bytes(row["value"], max_bytes=MAX_VALUE_BYTES),
+                float(row["expiration_s"]),
+            )
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PayloadMalformed("the reply holds no news") from error
+    check_news(news, wishes)
+    return news
 
 
 # --- the address -------------------------------------------------------------------------------

@@ -107,12 +107,20 @@ class ApiClient:
         *,
         max_bytes: int = MAX_JSON_BYTES,
         timeout_s: float = CALL_TIMEOUT_S,
+        is_repeated: bool = True,
     ) -> bytes:
         """Return the body of a GET, tried again while there is time.
 
+        Args:
+            is_repeated: False: one try, for whoever has something better to do than to wait.
         Raises: what the coordinator answers with. CoordinatorAway. Oversize.
         """
-        return await self._repeated("GET", path, query, b"", max_bytes, timeout_s)
+        if is_repeated:
+            return await self._repeated("GET", path, query, b"", max_bytes, timeout_s)
+        try:
+            return await self._once("GET", path, query, b"", max_bytes, timeout_s)
+        except _TryAgain as failed:
+            raise failed.fault from failed
 
     async def put(
         self, path: str, body: bytes, *, timeout_s: float = CALL_TIMEOUT_S

@@ -6,14 +6,22 @@ Who sends is authenticated by the request's signature, as libp2p does it on the 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from ares_p2p.crypto.envelope import Envelope, check_envelope
 from ares_p2p.domain import AuditReport, Commit, Payload, PeerStatus
 from ares_p2p.errors import PayloadMalformed, RpcTimeout
 from ares_p2p.ids import PeerId
 from ares_p2p.network.control import SUBMIT_TIMEOUT_S, SubmitHandler
-from ares_p2p.network.http_api import MAX_MESSAGE_BYTES, decode_bytes, encode_bytes
+from ares_p2p.network.http_api import (
+    MAX_MESSAGE_BYTES,
+    MAX_RECORDS_REPLY_BYTES,
+    decode_bytes,
+    encode_bytes,
+    read_news,
+)
 from ares_p2p.network.http_client import ApiClient
+from ares_p2p.network.watching import GRACE_S, News, WatchHandler, Wish
 from ares_p2p.wire.codec import MAX_ENVELOPE_BYTES, class_of, decode_envelope, encode_envelope
 
 TIME_TIMEOUT_S = 5.0
@@ -32,6 +40,23 @@ class HttpControl:
 
     def on_submit(self, handler: SubmitHandler | None) -> None:
         """See `Control.on_submit`: nothing ever comes this way."""
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """See `Control.on_watch`: nothing ever comes this way."""
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        """See `Control.watch`."""
+        self._check_coordinator(to)
+        query = [("key", wish.key) for wish in wishes]
+        query += [("known", wish.known_sha256.hex()) for wish in wishes]
+        body = await self._api.get_json(
+            "/watch",
+            [*query, ("wait", str(round(wait_s)))],
+            max_bytes=MAX_RECORDS_REPLY_BYTES,
+            timeout_s=wait_s + GRACE_S,
+            is_repeated=False,
+        )
+        return read_news(body, wishes)
 
     def _check_coordinator(self, peer: PeerId) -> None:
         if peer != self._api.coordinator:

@@ -90,6 +90,9 @@ RECORD_KINDS: dict[type[Payload], RecordKind] = {
 }
 
 
+KINDS = {kind_of(cls): kind for cls, kind in RECORD_KINDS.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class RecordKey:
     """A key of the DHT, and the subkey in its dictionary (None: a plain value)."""
@@ -143,6 +146,13 @@ def key_of_payload(payload: Payload, *, signer: PeerId) -> RecordKey:
         cls, network_id=header.network_id, cycle=header.cycle, round=header.round, bucket=bucket
     )
     return RecordKey(key, signer if kind.by_peers else None)
+
+
+def is_signed_by_coordinator(key: str) -> bool:
+    """Whether only the coordinator's records may lie under a key, one at a time."""
+    parts = key.split("/")
+    kind = KINDS.get(parts[2]) if len(parts) > 2 else None
+    return kind is not None and not kind.by_peers
 
 
 def key_of_chunk(digest: Digest, *, network_id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import Payload
 from ares_p2p.ids import Digest, PeerId
+from ares_p2p.network.record_rules import PlainValue
 
 P = TypeVar("P", bound=Payload)
 ReadChunk = Callable[[Digest], bytes | None]
@@ -74,6 +75,13 @@ class Records(Protocol):
         An older (cycle, seq) than one seen before is counted as refused, and the newer one is
         returned. What the kind's key does not name (see `record_keys`) is ignored.
         Raises: RpcTimeout, NodeDied.
+        """
+        ...
+
+    def believe(self, key: str, value: PlainValue) -> Verified[Payload] | None:
+        """Return the newest record under a coordinator's key, after verifying a value for it.
+
+        It is verified as if the DHT had brought it; None: refused, and nothing is known.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Records over any dictionary of keys: publishing that is checked, reading that is verified.
 
-Everything found is verified here again, in the process that uses it, and compared with the
-highest (cycle, seq) seen so far. What this node published it stores again every third of its
+Everything found is verified here again, in the process that uses it (the same bytes once), and
+compared with the highest (cycle, seq) seen so far. What this node published it stores again every third of its
 lifetime, because the DHT itself never does.
 """
 
@@ -46,6 +46,7 @@ from ares_p2p.wire.codec import class_of, open_envelope
 P = TypeVar("P", bound=Payload)
 MAX_REFUSED = 1000  # remembered with their reason; the counters go on
 MAX_SEEN = 8192  # newest record per key and subkey: about 10 MB
+MAX_CHECKED = 1024  # values that passed, by digest: at most 50 MB, a few in practice
 PUBLISH_ATTEMPTS = 2
 CHUNKS_PER_SEARCH = 16  # 0.8 MB in one answer of the DHT process
 PARALLEL_SEARCHES = 4
@@ -81,6 +82,7 @@ class DhtRecords:
         self._network = network
         self._clock = clock
         self._seen: OrderedDict[RecordKey, Verified[Payload]] = OrderedDict()
+        self._checked: OrderedDict[Digest, CheckedEnvelope] = OrderedDict()
         self._expirations: OrderedDict[RecordKey, float] = OrderedDict()
         self._keeper = Keeper()
 
@@ -158,15 +160,38 @@ class DhtRecords:
         self.refused.append(Refused(peer, error.code, error.message))
         self.refused_counts[error.code] += 1
 
+    def _check(self, raw: RawRecord) -> CheckedEnvelope | None:
+        """Return what a value holds, None for a chunk; the same value is checked once.
+
+        Raises: what `check_record` raises.
+        """
+        place = f"{raw.subkey}\0{raw.expiration_s!r}\0".encode()
+        digest = sha256(raw.dht_id, place, raw.value)
+        known = self._checked.get(digest)
+        if known is not None:
+            self._checked.move_to_end(digest)
+            return known
+        checked = check_record(raw, network=self._network, now_s=self._now_s())
+        if not isinstance(checked, CheckedEnvelope):
+            return None
+        self._checked[digest] = checked
+        if len(self._checked) > MAX_CHECKED:
+            self._checked.popitem(last=False)
+        return checked
+
+    def believe(self, key: str, value: PlainValue) -> Verified[Payload] | None:
+        """See `Records.believe`."""
+        return self._verify(key, None, value)
+
     def _verify(self, key: str, subkey: str | None, value: PlainValue) -> Verified[Payload] | None:
         """Return the newest record known for this place, None when what was found is refused."""
         raw = RawRecord(dht_id_of(key), subkey, value[0], value[1])
         try:
-            checked = check_record(raw, network=self._network, now_s=self._now_s())
+            checked = self._check(raw)
         except PeerFault as error:
             self._refuse(subkey or self._network.coordinator, error)
             return None
-        if not isinstance(checked, CheckedEnvelope):
+        if checked is None:
             return None
         header = checked.payload.header
         seen = self._seen.get(checked.key)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 
+from ares_coordinator.board import RecordBoard
 from ares_coordinator.intake import Handover, Intake
 from ares_p2p.clock import Clock
 from ares_p2p.crypto.envelope import Envelope
@@ -26,6 +27,7 @@ from ares_p2p.network.limits import RemoteLimits
 from ares_p2p.network.record_keys import RecordKey, dht_id_of
 from ares_p2p.network.record_rules import CheckedEnvelope, FoundValue, RawRecord, check_record
 from ares_p2p.network.records_dht import RecordTransport
+from ares_p2p.network.watching import News, Wish
 
 FRESH_S = 0.3  # a peer asks again as often; a search of the DHT takes 7-50 ms
 MAX_REMEMBERED = 512  # keys; at most 48 kB each, and a few dictionaries of half a megabyte
@@ -94,6 +96,7 @@ class Gateway:
     Args:
         submit: takes a signed message of a peer, and returns the acknowledgement.
         records: the DHT.
+        board: where peers wait for the coordinator's records.
         blobs: what the coordinator serves.
     """
 
@@ -103,6 +106,7 @@ class Gateway:
         network: NetworkRef,
         submit: Submit,
         records: RecordTransport,
+        board: RecordBoard,
         blobs: Blobs,
         intake: Intake,
         clock: Clock,
@@ -112,6 +116,7 @@ class Gateway:
         self._submit = submit
         self._records = records
         self._cache = RecordCache(records, fresh_s=fresh_s)
+        self._board = board
         self._blobs = blobs
         self._server = BlobServer(blobs.store, blobs.traffic, ServeLimits())
         self._intake = intake
@@ -141,6 +146,10 @@ class Gateway:
         for key in keys:
             check_key(key, network_id=self.network.network_id)
         return await self._cache.get_many(keys)
+
+    async def watch(self, wishes: Sequence[Wish], wait_s: float, worker: PeerId) -> list[News]:
+        """See `RecordBoard.watch`."""
+        return await self._board.watch(wishes, wait_s, worker)
 
     async def store_record(
         self, key: str, subkey: str | None, value: bytes, expiration_s: float, *, worker: PeerId

@@ -1,7 +1,8 @@
 """Signs what the coordinator says, remembers it, and keeps it in the DHT.
 
 The order is: sign, store in the same transaction as the event it announces, publish. After a kill
-the stored bytes are published again; nothing is ever signed twice for one place.
+the stored bytes are published again; nothing is ever signed twice for one place. Peers that wait
+at the board are told at once; of a large record when the DHT has it, because they read it there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from ares_coordinator.board import RecordBoard
 from ares_coordinator.store.rows import RecordRow
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import Clock
@@ -23,6 +25,7 @@ from ares_p2p.domain import CommitAck, Header, LedgerHead, Payload, RoundPlan
 from ares_p2p.errors import InternalFault, NetworkFault, StaleSequence
 from ares_p2p.ids import PeerId
 from ares_p2p.network.records import Records
+from ares_p2p.network.watching import INLINE_BYTES
 from ares_p2p.wire.codec import (
     decode_envelope,
     decode_payload,
@@ -50,6 +53,7 @@ class Herald:
     db: StoreThread
     records: Records
     clock: Clock
+    board: RecordBoard | None = None
 
     async def header(self, kind: type[Payload], *, cycle: int = 0, round_number: int = 0) -> Header:
         """Return the header of the next payload of a kind; its sequence is never used again."""
@@ -81,8 +85,18 @@ class Herald:
 
     async def publish(self, record: RecordRow) -> None:
         """Put a stored record into the DHT and keep it there; patient while the DHT is away."""
-        envelope: Envelope = decode_envelope(record.envelope)
-        await self.patiently(lambda: self.records.publish(envelope), what=record.kind)
+        envelope, board = decode_envelope(record.envelope), self.board
+        is_early = len(record.envelope) <= INLINE_BYTES
+        if board is not None and is_early:
+            board.post(envelope)
+        try:
+            await self.patiently(lambda: self.records.publish(envelope), what=record.kind)
+        except StaleSequence:
+            if board is not None:
+                board.forget(envelope)
+            raise
+        if board is not None and not is_early:
+            board.post(envelope)
 
     async def patiently(self, act: Callable[[], Awaitable[T]], *, what: str) -> T:
         """Return what `act` returns, trying again while the network is away.

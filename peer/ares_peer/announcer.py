@@ -16,6 +16,7 @@ from ares_peer.links import UNREACHABLE_WAY, Links
 from ares_peer.memory import SessionMemory
 
 SUBMIT_TIMEOUT_S = 5.0
+DHT_EVERY_MS = 60_000  # for others who look for peers; a status lives three times as long there
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Presence:
     tokens_per_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Announcer:
     """One per session.
 
@@ -50,13 +51,22 @@ class Announcer:
     presence: Callable[[], Presence]
     role: str
     report: Callable[[AresError], None]
+    _in_dht_ms: int = -DHT_EVERY_MS
+    _in_dht: tuple[int, str] | None = None  # cycle and way, as said there
 
     async def announce(self) -> None:
         """Announce once; who is away will hear the next one.
 
+        The coordinator hears it always; in the DHT it is said once a minute, and when it matters
+        to others: another cycle, another way.
+
         Raises: NodeDied. DiskFull: the sequence number cannot be remembered.
         """
-        await self._send(self.presence(), to_dht=True)
+        now, now_ms = self.presence(), self.links.clock.now_ms()
+        said = (now.cycle, self.links.way())
+        is_due = said != self._in_dht or now_ms - self._in_dht_ms >= DHT_EVERY_MS
+        if await self._send(now, to_dht=is_due):
+            self._in_dht, self._in_dht_ms = said, now_ms
 
     async def leave(self) -> None:
         """Tell the coordinator that no round needs to wait for us; nothing may go wrong."""
@@ -75,7 +85,8 @@ class Announcer:
         reachable = [item.signer for item in others if item.payload.way != UNREACHABLE_WAY]
         return sorted(reachable, key=lambda peer: sha256(me.encode(), peer.encode()))
 
-    async def _send(self, now: Presence, *, to_dht: bool) -> None:
+    async def _send(self, now: Presence, *, to_dht: bool) -> bool:
+        """Send a status; whether it lies in the DHT now."""
         status = PeerStatus(
             header=self.memory.header(cycle=now.cycle),
             software=__version__,
@@ -101,10 +112,11 @@ class Announcer:
         except (NetworkFault, PeerFault):
             pass
         if not to_dht:
-            return
+            return False
         try:
             await self.links.records.publish(envelope, keep=False)
         except NodeDied:
             raise
         except (NetworkFault, PeerFault):
-            pass
+            return False
+        return True

@@ -22,6 +22,7 @@ from ares_p2p.errors import AresError, ConfigFault, NetworkFault, NodeDied
 from ares_p2p.network.blob_store import BlobStore
 from ares_p2p.network.http_api import check_api_url
 from ares_p2p.network.invite import Invite
+from ares_p2p.network.records_watch import WatchedRecords
 from ares_peer.events import ErrorRaised, Event, WayChanged
 from ares_peer.links import Links
 from ares_peer.settings import IDENTITY_FILE, TrainerSettings, remembered_api
@@ -99,12 +100,13 @@ class Connection:
     node: Node | None
     api: ApiClient | None
     _blobs: SwitchingBlobs
-    _keeping: asyncio.Task[None]
+    _keeping: tuple[asyncio.Task[None], ...]
 
     async def close(self) -> None:
         """Let go of everything; the node last."""
-        self._keeping.cancel()
-        await asyncio.gather(self._keeping, return_exceptions=True)
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._blobs.close()
         if self.ways.http is not None:
             await self.ways.http.blobs.close()
@@ -150,19 +152,29 @@ async def connect(
         addresses=None if node is None else node.visible_addresses,
         is_hidden=settings.client_mode,
     )
-    blobs = SwitchingBlobs(ways)
+    blobs, control = SwitchingBlobs(ways), SwitchingControl(ways)
+    records = WatchedRecords(
+        SwitchingRecords(ways),
+        lambda wishes, wait_s: control.watch(wishes, to=invite.coordinator, wait_s=wait_s),
+        network_id=invite.network_id,
+        clock=clock,
+    )
     links = Links(
         identity=identity,
         network_id=invite.network_id,
         coordinator=invite.coordinator,
-        records=SwitchingRecords(ways),
+        records=records,
         blobs=blobs,
-        control=SwitchingControl(ways),
+        control=control,
         clock=clock,
         way=lambda: ways.way.value,
+        rest=records.rest,
     )
     await ways.begin()
-    keeping = asyncio.create_task(ways.keep(), name="ares-ways")
+    keeping = (
+        asyncio.create_task(ways.keep(), name="ares-ways"),
+        asyncio.create_task(records.keep(), name="ares-news"),
+    )
     return Connection(ways, links, node, api, blobs, keeping)
 
 

@@ -16,7 +16,7 @@ from ares_p2p.network.records import Records
 
 T = TypeVar("T")
 
-POLL_S = 0.4  # a DHT get takes 7-50 ms; a round lasts tens of seconds at least
+POLL_S = 0.4  # of a DHT, where the coordinator does not tell: a get takes 7-50 ms
 UNREACHABLE_WAY = "http"  # who reaches the network by it can serve nobody
 MAX_POLL_S = 5.0  # while nothing answers: asking must not make an outage worse
 
@@ -33,6 +33,7 @@ class Links:
     control: Control
     clock: Clock
     way: Callable[[], str] = lambda: "p2p"  # how the network is reached; see `ways`
+    rest: Callable[[float], Awaitable[None]] | None = None  # sleeps, or less when there is news
 
     async def wait_for(
         self,
@@ -43,6 +44,7 @@ class Links:
     ) -> T | None:
         """Ask again and again until there is an answer; None once `until` says to stop.
 
+        Records are asked of what the coordinator said (`records_watch`): that costs no message.
         A call that fails is no answer: the pause before the next one grows, nothing else.
 
         Args:
@@ -61,5 +63,5 @@ class Links:
                 answer, faults = None, faults + 1
             if answer is not None:
                 return answer
-            await self.clock.sleep(min(MAX_POLL_S, pause_s() * (1 + faults)))
+            await (self.rest or self.clock.sleep)(min(MAX_POLL_S, pause_s() * (1 + faults)))
         return None

@@ -1,8 +1,9 @@
-"""Handing in a signed commit: to the coordinator, and to the DHT in case it is away.
+"""Handing in a signed commit: to the coordinator, and to the DHT when it does not answer.
 
 Only a refusal is a refusal. A coordinator that does not answer, or that answers "no such round"
-because it has just started again, is asked until the deadline; the copy in the DHT speaks for
-the peer meanwhile. Once the round's commits are closed, the closed set says what counts.
+because it has just started again, is asked until the deadline; a copy in the DHT speaks for
+the peer meanwhile. With the coordinator's signed receipt no copy is needed: it costs as many bytes
+as a small round's contribution. Once the round's commits are closed, the closed set says what counts.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ async def hand_in(
     """
     published = False
     while True:
-        published = published or await publish(links, envelope)
         try:
             ack = await submit_once(links, envelope)
         except NodeDied:
             raise
         except (UnknownRound, NetworkFault) as fault:
+            published = published or await publish(links, envelope)
             answer = await _without_answer(
                 links, envelope, fault, published=published, deadline_ms=deadline_ms, closed=closed
             )

@@ -20,7 +20,9 @@ from ares_p2p.domain import Commit, Payload
 from ares_p2p.ids import Digest, PeerId
 from ares_p2p.network.blobs import Progress
 from ares_p2p.network.control import SUBMIT_TIMEOUT_S, SubmitHandler
+from ares_p2p.network.record_rules import PlainValue
 from ares_p2p.network.records import ReadChunk, Verified
+from ares_p2p.network.watching import News, WatchHandler, Wish
 from ares_p2p.wire.codec import class_of, decode_payload
 from ares_peer.switching import Ways
 
@@ -57,6 +59,10 @@ class SwitchingRecords:
     ) -> Verified[P] | None:
         """See `Records.fetch`."""
         return await self._ways.call(lambda way: way.records.fetch(cls, cycle=cycle, round=round))
+
+    def believe(self, key: str, value: PlainValue) -> Verified[Payload] | None:
+        """See `Records.believe`."""
+        return self._ways.current.records.believe(key, value)
 
     async def fetch_peers(
         self,
@@ -113,6 +119,14 @@ class SwitchingControl:
             commit = decode_payload(envelope.payload_type, envelope.payload, Commit)
             self._ways.http.blobs.offer(commit.blob_id)
         return ack
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """See `Control.on_watch`."""
+        self._ways.current.control.on_watch(handler)
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        """See `Control.watch`; begins again by the new way when the way is left meanwhile."""
+        return await self._ways.hold(lambda way: way.control.watch(wishes, to=to, wait_s=wait_s))
 
     async def time_of(self, peer: PeerId) -> int:
         """See `Control.time_of`."""

@@ -139,20 +139,35 @@ class Ways:
         """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
+        return await self._until_left(
+            lambda way: act(way.blobs, max(MIN_FETCH_S, end_s - loop.time()))
+        )
+
+    async def hold(self, act: Callable[[Services], Awaitable[T]]) -> T:
+        """Return what a call gives that may wait long; begin again when the way is left.
+
+        Raises: as `call`.
+        """
+        try:
+            return await self._until_left(act)
+        except (CoordinatorAway, RpcTimeout):
+            self._suspicion.set()
+            raise
+
+    async def _until_left(self, act: Callable[[Services], Awaitable[T]]) -> T:
         while True:
-            left_s = max(MIN_FETCH_S, end_s - loop.time())
-            fetching = asyncio.ensure_future(act(self.current.blobs, left_s))
+            acting = asyncio.ensure_future(act(self.current))
             leaving = asyncio.create_task(self._left.wait())
             try:
-                await asyncio.wait({fetching, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if fetching.done():
-                    return fetching.result()
+                await asyncio.wait({acting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if acting.done():
+                    return acting.result()
             except NodeDied as death:
                 self._bury(death)
             finally:
-                for task in (fetching, leaving):
+                for task in (acting, leaving):
                     task.cancel()
-                await asyncio.gather(fetching, leaving, return_exceptions=True)
+                await asyncio.gather(acting, leaving, return_exceptions=True)
 
     def _bury(self, death: NodeDied) -> None:
         """Do without the node from now on.

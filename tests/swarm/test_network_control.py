@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from ares_coordinator.board import RecordBoard
 from ares_p2p.clock import SystemClock
 from ares_p2p.crypto.envelope import Envelope
-from ares_p2p.domain import Commit, CommitAck
+from ares_p2p.domain import Commit, CommitAck, RoundPlan
 from ares_p2p.errors import (
     BadSignature,
     CommitLate,
     CoordinatorAway,
+    PayloadMalformed,
     PeerFault,
     RateLimited,
     RpcTimeout,
@@ -32,17 +34,35 @@ from ares_p2p.network.control import (
     SubmitHandler,
 )
 from ares_p2p.network.http_control import HttpControl
+from ares_p2p.network.record_keys import key_of_kind
+from ares_p2p.network.records_memory import InMemoryNetwork
+from ares_p2p.network.watching import NOTHING, News, WatchHandler, Wish
 from httpfixtures import Site, http_site
-from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, signed, start_node
+from netfixtures import ALICE, BOB, COORDINATOR, MALLORY, NETWORK, signed, start_node
 
 pytestmark = [pytest.mark.swarm, pytest.mark.asyncio(loop_scope="module")]
 COMMIT = signed(ALICE, Commit, cycle=1, round=2)
 ACK = signed(COORDINATOR, CommitAck)
 
 
+def board() -> RecordBoard:
+    """Return a coordinator's board that knows nothing yet."""
+    clock = SystemClock()
+    dht = InMemoryNetwork(NETWORK, clock=clock)
+    return RecordBoard(identity=COORDINATOR, network=NETWORK, transport=dht, clock=clock)
+
+
 class World:
-    def __init__(self, coordinator: Control, alice: Control, *, is_reached: bool = True) -> None:
-        self.coordinator, self.alice = coordinator, alice
+    def __init__(
+        self,
+        coordinator: Control,
+        alice: Control,
+        *,
+        is_reached: bool = True,
+        board: RecordBoard,
+    ) -> None:
+        self.coordinator, self.alice, self.board = coordinator, alice, board
+        coordinator.on_watch(board.watch)
         self.is_reached = is_reached  # alice, by the coordinator
 
 
@@ -54,6 +74,12 @@ class SiteControl:
 
     def on_submit(self, handler: SubmitHandler | None) -> None:
         self._site.handler = handler
+
+    def on_watch(self, handler: WatchHandler | None) -> None:
+        """The site has a board of its own."""
+
+    async def watch(self, wishes: Sequence[Wish], *, to: PeerId, wait_s: float) -> list[News]:
+        raise RpcTimeout("nobody reaches a peer behind HTTP")
 
     async def submit(self, envelope: Envelope, *, to: PeerId, timeout_s: float = 1) -> Envelope:
         raise RpcTimeout("nobody reaches a peer behind HTTP")
@@ -76,7 +102,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
 async def hivemind_world(nodes: list[Any]) -> AsyncIterator[World]:
     for node in nodes:
         await node.open()
-    yield World(*(node.control for node in nodes))
+    coordinator, alice = (node.control for node in nodes)
+    yield World(coordinator, alice, board=board())
     for node in nodes:
         await node.close()
 
@@ -84,18 +111,18 @@ async def hivemind_world(nodes: list[Any]) -> AsyncIterator[World]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def memory_world() -> World:
     network = InMemoryControlNetwork(clock=SystemClock())
-    return World(
-        *(
-            InMemoryControl(network, peer_id=who.peer_id, coordinator=COORDINATOR.peer_id)
-            for who in (COORDINATOR, ALICE)
-        )
+    coordinator, alice = (
+        InMemoryControl(network, peer_id=who.peer_id, coordinator=COORDINATOR.peer_id)
+        for who in (COORDINATOR, ALICE)
     )
+    return World(coordinator, alice, board=board())
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def http_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with http_site(tmp_path_factory.mktemp("site")) as site:
-        yield World(SiteControl(site), HttpControl(site.api(ALICE)), is_reached=False)
+        alice = HttpControl(site.api(ALICE))
+        yield World(SiteControl(site), alice, is_reached=False, board=site.board)
 
 
 @pytest.fixture(params=["memory", "http", "hivemind"], scope="module")
@@ -164,6 +191,41 @@ async def test_silence_is_noticed(world: World) -> None:
     with pytest.raises((CoordinatorAway, RpcTimeout)):
         await submit(world, timeout_s=0.2)
     world.coordinator.on_submit(None)
+
+
+async def test_news_arrive_at_who_waits(world: World) -> None:
+    key = key_of_kind(RoundPlan, network_id=NETWORK.network_id, cycle=7)
+    plan = signed(COORDINATOR, RoundPlan, cycle=7)
+
+    async def ask(known: bytes, wait_s: float) -> list[News]:
+        return await world.alice.watch([Wish(key, known)], to=COORDINATOR.peer_id, wait_s=wait_s)
+
+    assert await ask(NOTHING, 0) == []
+    waiting = asyncio.create_task(ask(NOTHING, 30))
+    while not world.board.waiting:  # the call is there
+        await asyncio.sleep(0.01)
+    world.board.post(plan)
+    (news,) = await waiting
+    assert (news.key, news.payload_sha256) == (key, plan.payload_sha256)
+    assert news.value
+    assert await ask(plan.payload_sha256, 0) == []
+
+
+async def test_a_refused_question_arrives_as_itself(world: World) -> None:
+    with pytest.raises(PayloadMalformed, match="of this network"):
+        await world.alice.watch([Wish("ares/other/plan/1")], to=COORDINATOR.peer_id, wait_s=0)
+
+
+async def test_who_hangs_up_is_not_waited_for(hivemind_world: World) -> None:
+    key = key_of_kind(RoundPlan, network_id=NETWORK.network_id, cycle=8)
+    waiting = asyncio.create_task(
+        hivemind_world.alice.watch([Wish(key)], to=COORDINATOR.peer_id, wait_s=30)
+    )
+    while not hivemind_world.board.waiting:
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    while hivemind_world.board.waiting:  # long before the end of the wait
+        await asyncio.sleep(0.01)
 
 
 async def test_absent_peers_are_told_apart_from_the_coordinator(world: World) -> None:

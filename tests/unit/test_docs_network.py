@@ -16,6 +16,7 @@ from ares_coordinator.settings import NetworkSection
 from ares_p2p.crypto.requests import GOOD_FOR_MS
 from ares_p2p.network.http_api import MAX_KEYS, MAX_UPLOAD_BYTES, PREFIX
 from ares_p2p.network.node import MAX_SKEW_S
+from ares_p2p.network.watching import MAX_WAIT_S, MAX_WISHES
 from ares_peer.cli import app
 from ares_peer.connecting import RENEW_S
 from ares_peer.switched import ALONE_S
@@ -62,6 +63,8 @@ def test_every_number_is_the_programs(text: str) -> None:
     assert (FIRST_HOLD_MS, LONGEST_HOLD_MS, RENEW_S) == (60_000, 1_800_000, 1_800)
     assert ALONE_S == 5
     assert f"up to {MAX_KEYS} keys" in text
+    assert f"up to {MAX_WISHES} keys" in text
+    assert f"after at most {MAX_WAIT_S:.0f} s" in text
     assert f"larger than {MAX_UPLOAD_BYTES // 1024} KiB" in text
     assert f"{SWARM_PER_MINUTE:,} requests a minute here, an address {ADDRESS_PER_MINUTE:,}" in text
     assert f"{UPLOADS_PER_PEER} at a time for a worker and {UPLOADS} in all" in text

@@ -575,6 +575,44 @@ class TimeReply(_message.Message):
     now_ms: int
     def __init__(self, now_ms: _Optional[int] = ...) -> None: ...
 
+class RecordWish(_message.Message):
+    __slots__ = ("key", "known_sha256")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_SHA256_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    known_sha256: bytes
+    def __init__(self, key: _Optional[str] = ..., known_sha256: _Optional[bytes] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("wishes", "wait_ms")
+    WISHES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    wishes: _containers.RepeatedCompositeFieldContainer[RecordWish]
+    wait_ms: int
+    def __init__(self, wishes: _Optional[_Iterable[_Union[RecordWish, _Mapping]]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class RecordNews(_message.Message):
+    __slots__ = ("key", "payload_sha256", "value", "expiration_s")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRATION_S_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    payload_sha256: bytes
+    value: bytes
+    expiration_s: float
+    def __init__(self, key: _Optional[str] = ..., payload_sha256: _Optional[bytes] = ..., value: _Optional[bytes] = ..., expiration_s: _Optional[float] = ...) -> None: ...
+
+class WatchReply(_message.Message):
+    __slots__ = ("news", "code", "message")
+    NEWS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    news: _containers.RepeatedCompositeFieldContainer[RecordNews]
+    code: str
+    message: str
+    def __init__(self, news: _Optional[_Iterable[_Union[RecordNews, _Mapping]]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class StoredEnvelope(_message.Message):
     __slots__ = ("envelope", "publisher", "lease")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]

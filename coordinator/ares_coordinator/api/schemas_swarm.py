@@ -8,7 +8,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from ares_coordinator.api.schemas_base import Reply
-from ares_p2p.network.http_api import MAX_KEY_CHARS, MAX_MESSAGE_BYTES, MAX_STORE_BYTES
+from ares_p2p.network.http_api import MAX_MESSAGE_BYTES, MAX_STORE_BYTES
+from ares_p2p.network.watching import MAX_KEY_CHARS
 
 
 class Body(BaseModel):
@@ -60,6 +61,21 @@ class RecordsReply(Reply):
     """What lies under the keys that were asked for; nothing: no row."""
 
     records: list[RecordRow]
+
+
+class NewsRow(Reply):
+    """What the coordinator signed under a key; an empty value: it is in the DHT only."""
+
+    key: str
+    payload_sha256: str
+    value: str
+    expiration_s: float
+
+
+class NewsReply(Reply):
+    """What differs from what the asker has; nothing: no news until the end of the wait."""
+
+    news: list[NewsRow]
 
 
 class StoredReply(Reply):

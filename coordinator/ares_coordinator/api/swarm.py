@@ -2,6 +2,7 @@
 
 /swarm/time                              the coordinator's clock
 /swarm/records?key=                      what lies in the DHT; PUT: a value of the peer's own
+/swarm/watch?key=&known=&wait=           what the coordinator signs next
 /swarm/register                          POST a signed PeerStatus: the worker is there
 /swarm/training/gradient                 POST a signed Commit
 /swarm/training/gradient/{blob}          PUT the chunk list of the committed blob
@@ -31,6 +32,8 @@ from ares_coordinator.api.edge import json_reply
 from ares_coordinator.api.schemas_swarm import (
     AckReply,
     MessageBody,
+    NewsReply,
+    NewsRow,
     RecordBody,
     RecordRow,
     RecordsReply,
@@ -59,6 +62,7 @@ from ares_p2p.network.http_api import (
 from ares_p2p.network.invite import NetworkRef
 from ares_p2p.network.record_keys import MAX_RECORD_BYTES
 from ares_p2p.network.record_rules import FoundValue
+from ares_p2p.network.watching import NOTHING, News, Wish
 from ares_p2p.wire.codec import MAX_ENVELOPE_BYTES, class_of, decode_envelope, encode_envelope
 
 STALL_S = 20.0  # whoever takes nothing for so long loses the connection
@@ -82,6 +86,10 @@ class SwarmPort(Protocol):
 
     async def read_records(self, keys: Sequence[str]) -> dict[str, FoundValue]:
         """Return what lies in the DHT under each key."""
+        ...
+
+    async def watch(self, wishes: Sequence[Wish], wait_s: float, worker: PeerId) -> list[News]:
+        """Return what differs from what a worker has, within a time."""
         ...
 
     async def store_record(
@@ -131,6 +139,7 @@ class SwarmRoutes:
             web.get("/swarm/time", self.time),
             web.get("/swarm/records", self.records),
             web.put("/swarm/records", self.store_record),
+            web.get("/swarm/watch", self.watch),
             web.post("/swarm/register", self.register),
             web.post("/swarm/training/gradient", self.commit),
             web.put("/swarm/training/gradient/{blob}", self.begin_upload),
@@ -161,6 +170,29 @@ class SwarmRoutes:
         found = await self.port.read_records(keys)
         rows = [RecordRow(**row) for key in found for row in found_rows(key, found[key])]
         return json_reply(request, RecordsReply(records=rows))
+
+    async def watch(self, request: web.Request) -> web.Response:
+        """What the coordinator signs next under some keys; each `known` belongs to a `key`."""
+        worker = worker_of(request)
+        keys, known = (request.query.getall(name, []) for name in ("key", "known"))
+        if len(keys) != len(known):
+            raise BadParameter(f"known: {len(known)} of them, one for each of {len(keys)} keys")
+        wait_s = plain_number(request.query.get("wait", "0"))
+        wishes = [
+            Wish(key, digest_of(text) if text else NOTHING)
+            for key, text in zip(keys, known, strict=True)
+        ]
+        news = await self.port.watch(wishes, wait_s, worker)
+        rows = [
+            NewsRow(
+                key=item.key,
+                payload_sha256=item.payload_sha256.hex(),
+                value=encode_bytes(item.value),
+                expiration_s=item.expiration_s,
+            )
+            for item in news
+        ]
+        return json_reply(request, NewsReply(news=rows))
 
     async def store_record(self, request: web.Request) -> web.Response:
         """A value for the sender's own subkey."""
