@@ -20,6 +20,7 @@ from ares_p2p.shards.format import (
     encode_jsonl,
     encode_row,
     encode_shard,
+    named_key,
     split_of,
 )
 from ares_p2p.shards.manifest import (
@@ -56,5 +57,6 @@ __all__ = [
     "encode_row",
     "encode_shard",
     "join_chunks",
+    "named_key",
     "split_of",
 ]

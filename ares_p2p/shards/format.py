@@ -37,6 +37,7 @@ _ZSTD_MAX_WINDOW_BYTES = 8 * 1024**2  # what a decoder must be ready to hold; le
 _READ_BYTES = 256 * 1024  # one step of decompression between two looks at the bound
 _SPLIT_DOMAIN = b"ares-split-v1\0"
 _EVAL_PARTS, _ALL_PARTS = 1, 10  # one key in ten is held out
+_NAMED = "ares-split-{}/"  # before the key of a row that is made for one side
 
 Split = Literal["train", "eval"]
 
@@ -117,10 +118,20 @@ def split_of(key: str) -> Split:
 
     Args:
         key: an example's `key`.
-    Returns: "eval" for one key in ten by its hash, "train" for the others.
+    Returns: the side that the key names (`named_key`); of all other keys, "eval" for one in ten by
+        its hash, "train" for the rest.
     """
+    if key.startswith(_NAMED.format("eval")):
+        return "eval"
+    if key.startswith(_NAMED.format("train")):
+        return "train"
     digest = sha256(_SPLIT_DOMAIN, key.encode())
     return "eval" if int.from_bytes(digest[:8], "big") % _ALL_PARTS < _EVAL_PARTS else "train"
+
+
+def named_key(side: Split, key: str) -> str:
+    """Return a key that names its side: of rows from templates, which are held out as templates."""
+    return _NAMED.format(side) + key
 
 
 def check_example(example: Example) -> None:

@@ -34,7 +34,8 @@ from ares_coordinator.distiller.procedural.words import (
     PLACES,
     THINGS,
 )
-from ares_p2p.shards import Example, Message, split_of
+from ares_p2p.shards import Example, Message
+from ares_p2p.shards.format import Split
 
 BASE_SEED: Final = -1  # networks use 0 and up
 EVAL_SEED: Final = -2
@@ -67,21 +68,16 @@ def chat_row(tokenizer: Tokenizer, messages: Sequence[Message]) -> Row:
     return Row(tuple(ids), tuple(supervised))
 
 
-def tasks(count: int, *, seed: int, split: str, held_back: bool = False) -> Iterator[Example]:
+def tasks(count: int, *, seed: int, split: Split, held_back: bool = False) -> Iterator[Example]:
     """Yield `count` rows of every category from one side of the split.
 
     Args:
         held_back: also those kinds that the base is not trained on.
     """
-    teacher = ProceduralTeacher(without=frozenset() if held_back else HELD_BACK_KINDS)
+    without = frozenset[str]() if held_back else HELD_BACK_KINDS
+    teacher = ProceduralTeacher(without=without, side=split)
     for category in FAMILIES:
-        found, index = 0, 0
-        while found < count:
-            example = teacher.example(category, index, seed=seed)
-            index += 1
-            if split_of(example.key) == split:
-                found += 1
-                yield example
+        yield from teacher.generate(category, count, seed=seed, start=0)
 
 
 def glosses() -> list[str]:

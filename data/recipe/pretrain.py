@@ -76,7 +76,10 @@ def _code(path: Path) -> str:
 def recipe_sha256() -> str:
     """Return the hash of all that decides the base: this folder's code and the generators'."""
     digest = hashlib.sha256()
-    generators = ("draft", "words", "puzzles", "programs", "writing", "documents", "families")
+    generators = (
+        *("words", "templates", "draft", "puzzles", "programs", "writing", "tools", "dialogues"),
+        *("documents", "planning", "instructions", "personas", "families"),
+    )
     folder = Path(procedural.__file__).parent
     files = [HERE / f"{name}.py" for name in ("corpus", "muon", "pretrain")]
     for path in (*files, *(folder / f"{name}.py" for name in generators)):

@@ -24,6 +24,7 @@ from ares_p2p.shards import (
     encode_jsonl,
     encode_row,
     encode_shard,
+    named_key,
     split_of,
 )
 from ares_p2p.shards.format import MAX_CONTENT_CHARS, MAX_MESSAGES
@@ -166,6 +167,13 @@ def test_decode_row_refuses_other_forms(line: bytes) -> None:
 
 def test_split_never_moves() -> None:
     assert [n for n in range(40) if split_of(f"key-{n}") == "eval"] == GOLDEN_EVAL
+
+
+def test_a_named_key_is_of_the_side_that_it_names() -> None:
+    keys = [f"key-{n}" for n in range(40)]
+    assert {split_of(named_key("eval", key)) for key in keys} == {"eval"}
+    assert {split_of(named_key("train", key)) for key in keys} == {"train"}
+    assert len({split_of(f"x{named_key('eval', key)}") for key in keys}) == 2  # at its start only
 
 
 def test_split_is_about_nine_to_one() -> None:

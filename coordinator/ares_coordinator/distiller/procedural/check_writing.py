@@ -1,188 +1,244 @@
-"""Verifiers of `creative`, `instruction`, `long_context` and `roleplay`.
-
-Creative and roleplay answers are judged by form and facts only. Documents are parsed again: the
-answer must follow from the text that the reader sees.
-"""
+"""Verifiers of `creative` and `instruction`: constraints counted in the answer's text."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
-from ares_coordinator.distiller.procedural.spec import CheckSpec
+from ares_coordinator.distiller.procedural.reading import (
+    Reader,
+    Reading,
+    Turns,
+    find,
+    first,
+    is_exactly,
+    items_of,
+    words_of,
+)
 from ares_p2p.errors import PayloadMalformed
 
-Checker = Callable[[CheckSpec, str, str], bool]  # (spec, prompt with all earlier turns, answer)
+_NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six")
+_LIST: Final = r"\w+(?:, \w+)+"
+_LISTING: Final = r"\w+(?:(?:, \w+)* and \w+)"
+_CASES: Final = ("upper case", "lower case", "title case")
+_STYLES: Final = {
+    "with a question mark": ("", "?"),
+    "in brackets": ("(", ")"),
+    "with a star before it": ("*", ""),
+}
+_SWAPS: Final = (
+    r"Replace (?P<old>\w+) by (?P<new>\w+): (?P<text>[\w ]+)\.",
+    r"Write (?P<new>\w+) for (?P<old>\w+): (?P<text>[\w ]+)\.",
+    r"In the words (?P<text>[\w ]+), put (?P<new>\w+) where (?P<old>\w+) stands\.",
+    r"Change (?P<old>\w+) to (?P<new>\w+) in this: (?P<text>[\w ]+)\.",
+    r"Take (?P<text>[\w ]+), but with (?P<new>\w+) instead of (?P<old>\w+)\.",
+)
 
 
-def final_answer(text: str) -> str:
-    """Return what follows the last "Answer: ", without its full stop; "" if there is none."""
-    found = re.findall(r"Answer: (.+)", text)
-    return found[-1].strip().rstrip(".") if found else ""
+def story(turns: Turns) -> Reading:
+    """So many whole sentences that use all the words."""
+    count = _NUMBER_WORDS.index(find(r"(two|three|four) sentences", turns.asked)[1])
+    words = items_of(first(_LISTING, turns.asked.partition("sentences that tell of ")[2]
+                           or re.sub(r"^Use |the words ", "", turns.asked))[0])  # fmt: skip
+
+    def judge(text: str, _: object) -> bool:
+        sentences = [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+        whole = all(one[-1] in ".!?" and len(words_of(one)) > 1 for one in sentences)
+        return whole and len(sentences) == count and set(words) <= set(words_of(text.lower()))
+
+    return Reading((str(count), *words), judge)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z]+", text.replace("'s", ""))
+def couplet(turns: Turns) -> Reading:
+    """Two lines: one ends with the first word, the other has the second word and the name."""
+    name = find(r"(?:for|Give) ([A-Z]\w+)", turns.asked)[1]
+    one = find(
+        r"ends with (\w+)|end the first with (\w+)|close with (\w+)|lines, (\w+) at the end",
+        turns.asked,
+    )
+    two = find(
+        r"names (\w+)|have (\w+) in|second has (\w+)|hold (\w+)|, (\w+) in line", turns.asked
+    )
+    begin, end = (next(filter(None, match.groups())) for match in (one, two))
+
+    def judge(text: str, _: object) -> bool:
+        lines = [words_of(line) for line in text.strip().split("\n")]
+        if len(lines) != 2 or not lines[0]:
+            return False
+        return lines[0][-1] == begin and {end, name} <= set(lines[1])
+
+    return Reading((name, begin, end), judge)
 
 
-def story(spec: CheckSpec, _prompt: str, answer: str) -> bool:
-    """Three sentences that use the three words."""
-    sentences = [part for part in re.split(r"(?<=[.!?])\s+", answer.strip()) if part]
-    whole = all(sentence[-1] in ".!?" for sentence in sentences)
-    return whole and len(sentences) == 3 and set(spec.texts("words")) <= set(_words(answer.lower()))
+def alliteration(turns: Turns) -> Reading:
+    """One sentence of exactly the given words; "The" may open it."""
+    letter = find(r"(?:with|in) ([a-z])\b(?! )", turns.asked)[1]
+    words = sorted(w for w in items_of(first(_LISTING, turns.asked)[0]) if w)
+    if any(word[0] != letter for word in words):
+        raise PayloadMalformed("a word begins with another letter than was asked")
+
+    def judge(text: str, _: object) -> bool:
+        said = words_of(text)
+        if said and said[0] == "The":
+            said = said[1:]
+        return sorted(said) == words and text.strip().endswith(".")
+
+    return Reading((letter, *words), judge)
 
 
-def couplet(spec: CheckSpec, _prompt: str, answer: str) -> bool:
-    """Two lines; the first ends with one word, the second has the other and the name."""
-    lines = answer.strip().split("\n")
-    if len(lines) != 2 or not _words(lines[0]):
-        return False
-    return _words(lines[0])[-1] == spec.text("first") and {
-        spec.text("second"),
-        spec.text("name"),
-    } <= set(_words(lines[1]))
-
-
-def alliteration(spec: CheckSpec, _prompt: str, answer: str) -> bool:
-    """One sentence of exactly the given words, all with one first letter; "The" may open it."""
-    words = _words(answer)
-    if words and words[0] == "The":
-        words = words[1:]
-    same_letter = all(word[0].lower() == spec.text("letter") for word in words)
-    return same_letter and sorted(words) == spec.texts("words") and answer.strip().endswith(".")
-
-
-def acrostic(spec: CheckSpec, _prompt: str, answer: str) -> bool:
+def acrostic(turns: Turns) -> Reading:
     """Lines of two words whose first letters spell the word."""
-    lines = [line.split() for line in answer.strip().split("\n")]
-    if any(len(line) != 2 for line in lines):
-        return False
-    return "".join(line[0][0].lower() for line in lines) == spec.text("word")
+    word = find(r"acrostic of (\w+)|[sS]pell (\w+)|letters of (?!lines)(\w+)", turns.asked)
+    name = find(r"(?:for|For) ([A-Z]\w+)|^([A-Z]\w+) wants", turns.asked)
+    wanted: str = next(filter(None, word.groups()))
+
+    def judge(text: str, _: object) -> bool:
+        lines = [line.split() for line in text.strip().split("\n")]
+        if any(len(line) != 2 for line in lines):
+            return False
+        return "".join(line[0][0].lower() for line in lines) == wanted
+
+    return Reading((wanted, next(filter(None, name.groups()))), judge)
+
+
+def counted(turns: Turns) -> Reading:
+    """One sentence of so many words, a word among them, perhaps without a letter."""
+    count = int(find(r"(\d+) words", turns.asked)[1])
+    said = find(
+        r"the word (\w+)|with (\w+) in it|about the (\w+)|, (\w+) among|of the (\w+)", turns.asked
+    )
+    word = next(filter(None, said.groups()))
+    banned = re.search(r"without the letter (\w)\b", turns.asked)
+    letter = banned[1] if banned else ""
+
+    def judge(text: str, _: object) -> bool:
+        words = words_of(text)
+        one = re.fullmatch(r"[^.!?\n]+[.!?]", text.strip()) is not None
+        free = not letter or letter not in text.lower()
+        return one and free and len(words) == count and word in [w.lower() for w in words]
+
+    return Reading((str(count), word, letter), judge)
 
 
 def _cased(text: str, case: str) -> str:
-    return {"upper case": text.upper(), "title case": text.capitalize()}.get(case, text)
+    cased = {
+        "upper case": text.upper(),
+        "lower case": text.lower(),
+        "title case": text.capitalize(),
+    }
+    return cased.get(case, text)
 
 
-def edit(spec: CheckSpec, _prompt: str, answer: str) -> bool:
+def edit(turns: Turns) -> Reading:
     """Words in the wanted order and case; the order by counting smaller words."""
-    words, action = spec.texts("words"), spec.text("action")
-    if action == "sort":
+    words = first(_LIST, turns.asked)[0].split(", ")
+    verb = find(r"\b(sort|reverse|repeat)\b", turns.asked.lower())[1]
+    case = re.search(rf"\bin ({'|'.join(_CASES)})", turns.asked)
+    named = case[1] if case else ""
+    done = words
+    if verb == "sort":
         rank = {word: sum(other < word for other in words) for word in words}
-        words = [next(w for w in words if rank[w] == place) for place in range(len(words))]
-    elif action == "reverse":
-        words = [words[-1 - place] for place in range(len(words))]
-    return answer.strip() == ", ".join(_cased(word, spec.text("case")) for word in words)
+        done = [next(w for w in words if rank[w] == place) for place in range(len(words))]
+    elif verb == "reverse":
+        done = [words[-1 - place] for place in range(len(words))]
+    return Reading(
+        (verb, named, *words), is_exactly(", ".join(_cased(word, named) for word in done))
+    )
 
 
-def numbers(spec: CheckSpec, _prompt: str, answer: str) -> bool:
-    """Numbers in order, or the one that no other exceeds."""
-    values, action = spec.numbers("values"), spec.text("action")
-    if not re.fullmatch(r"\d{1,9}(, \d{1,9})*", answer.strip()):
-        return False
-    given = [int(number) for number in answer.split(", ")]
-    if action in ("largest", "smallest"):
-        sign = 1 if action == "largest" else -1
-        return (
-            len(given) == 1
-            and all(sign * (given[0] - v) >= 0 for v in values)
-            and given[0] in values
-        )
-    if set(given) != set(values) or len(given) != len(values):
-        return False
-    upwards = action == "from small to large"
-    return all((a < b) == upwards for a, b in pairwise(given))
+def numbers(turns: Turns) -> Reading:
+    """The same numbers in order: each pair of neighbours is looked at."""
+    shown = first(r"\d+(?:, \d+)+", turns.asked)[0].split(", ")
+    how = find(r"from (?:small to large|large to small)", turns.asked)[0]
+
+    def judge(text: str, _: object) -> bool:
+        if not re.fullmatch(r"\d{1,9}(, \d{1,9})*", text.strip()):
+            return False
+        given = [int(number) for number in text.strip().split(", ")]
+        if sorted(map(str, given)) != sorted(shown):
+            return False
+        return all((a < b) == (how == "from small to large") for a, b in pairwise(given))
+
+    return Reading((how, *shown), judge)
 
 
-def pick(spec: CheckSpec, _prompt: str, answer: str) -> bool:
+def extreme(turns: Turns) -> Reading:
+    """The number that no other exceeds, or falls below."""
+    shown = first(r"\d+(?:, \d+)+", turns.asked)[0].split(", ")
+    how = find(r"largest|smallest", turns.asked)[0]
+    sign = 1 if how == "largest" else -1
+    best = [n for n in shown if all(sign * (int(n) - int(other)) >= 0 for other in shown)]
+    return Reading((how, *shown), lambda text, _: text.strip() == best[0])
+
+
+def pick(turns: Turns) -> Reading:
     """The word at the named place, in the wanted style."""
-    words, style = spec.texts("words"), spec.text("style")
-    place = ("first", "second", "third", "last").index(spec.text("ordinal"))
-    word = words[-1] if place == 3 else words[place]
-    shown = word.upper() if style == "in upper case" else word + "?" * (style != "")
-    return answer.strip() == shown
+    words = first(_LIST, turns.asked)[0].split(", ")
+    ordinal = find(r"\b(first|second|third|fourth|last)\b", turns.asked)[1]
+    found = re.search("|".join(_STYLES), turns.asked)
+    style = found[0] if found else ""
+    place = len(words) - 1 if ordinal == "last" else (
+        "first", "second", "third", "fourth").index(ordinal)  # fmt: skip
+    if place >= len(words):
+        raise PayloadMalformed("the list has no such place")
+    before, after = _STYLES.get(style, ("", ""))
+    return Reading((ordinal, style, *words), is_exactly(f"{before}{words[place]}{after}"))
 
 
-def swap(spec: CheckSpec, _prompt: str, answer: str) -> bool:
-    """The list with one word replaced wherever it stands."""
-    text = re.sub(
-        rf"\b{re.escape(spec.text('old'))}\b", spec.text("new"), " ".join(spec.texts("words"))
-    )
-    return answer.strip() == text
+def swap(turns: Turns) -> Reading:
+    """The words with one replaced wherever it stands."""
+    for pattern in _SWAPS:
+        said = re.fullmatch(pattern, turns.asked)
+        if said:
+            done = re.sub(rf"\b{re.escape(said['old'])}\b", said["new"], said["text"])
+            return Reading((said["old"], said["new"], *said["text"].split()), is_exactly(done))
+    raise PayloadMalformed("no words to replace were found")
 
 
-def lookup(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    """The place that the document names for this person's thing."""
-    where = re.findall(rf"{spec.text('name')}'s {spec.text('thing')} is in the (\w+)\.", prompt)
-    return where == [spec.text("place")] and final_answer(answer) == where[0]
+def layout(turns: Turns) -> Reading:
+    """The words, no more and no less, in the wanted form; JSON is parsed."""
+    form = find(
+        r"a JSON list|a numbered list|a list with dashes|lines of one word|a row with (?:slashes|arrows)",
+        turns.asked,
+    )[0]
+    words = items_of(first(_LISTING, turns.asked.replace(form, ""))[0])
+
+    def judge(text: str, _: object) -> bool:
+        text = text.strip()
+        if form == "a JSON list":
+            try:
+                return bool(json.loads(text) == words)
+            except (ValueError, RecursionError):
+                return False
+        if form.startswith("a row"):
+            return text.split("/" if "slashes" in form else " -> ") == words
+        lines = text.split("\n")
+        if form == "a numbered list":
+            return [line.split(". ") for line in lines] == [
+                [str(n + 1), word] for n, word in enumerate(words)
+            ]
+        dash = "- " if "dashes" in form else ""
+        return [line.removeprefix(dash) for line in lines] == words and all(
+            line.startswith(dash) for line in lines
+        )
+
+    return Reading((form, *words), judge)
 
 
-def owner(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    """The one person with something at this place."""
-    who = re.findall(rf"(\w+)'s \w+ is in the {spec.text('place')}\.", prompt)
-    return who == [spec.text("name")] and final_answer(answer) == who[0]
-
-
-def count(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    """How many people have something at this place."""
-    who = re.findall(rf"(\w+)'s \w+ is in the {spec.text('place')}\.", prompt)
-    return who == spec.texts("found") and final_answer(answer) == str(len(set(who)))
-
-
-def moved(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    """The place of the last sentence about the thing."""
-    pattern = rf"(?:put|took) the {spec.text('thing')} (?:in|to) the (\w+)\."
-    where = re.findall(pattern, prompt)
-    return bool(where) and where[-1] == spec.text("place") == final_answer(answer)
-
-
-def _in_voice(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    found = re.search(
-        r'You are (.+?)\. Begin with "(.+?)", call the user "(.+?)", end with "(.+?)"', prompt
-    )
-    if found is None:
-        raise PayloadMalformed("the system text names no persona")
-    who, greeting, address, farewell = found.groups()
-    voice = answer.startswith(greeting) and address in answer and answer.endswith(farewell)
-    return voice and who == spec.text("who")
-
-
-def _speaks(*fields: str, also: Callable[[CheckSpec, str, str], bool] = lambda *_: True) -> Checker:
-    def checker(spec: CheckSpec, prompt: str, answer: str) -> bool:
-        told = _words(answer)
-        facts = all(spec.text(field) in told for field in fields)
-        return facts and _in_voice(spec, prompt, answer) and also(spec, prompt, answer)
-
-    return checker
-
-
-def _knows(spec: CheckSpec, prompt: str, _answer: str) -> bool:
-    return f"the {spec.text('thing')} is in the {spec.text('place')}." in prompt
-
-
-def _knows_not(spec: CheckSpec, prompt: str, answer: str) -> bool:
-    secret = re.findall(r"the (\w+) is in the (\w+)\.", prompt)
-    hidden = all(t != spec.text("thing") and p not in _words(answer) for t, p in secret)
-    return hidden and bool(re.search(r"\b(nothing|not|never)\b", answer))
-
-
-CHECKERS: Final[dict[str, Checker]] = {
+CREATIVE: Final[dict[str, Reader]] = {
     "story": story,
     "couplet": couplet,
     "alliteration": alliteration,
     "acrostic": acrostic,
+    "counted": counted,
+}
+INSTRUCTION: Final[dict[str, Reader]] = {
     "edit": edit,
     "numbers": numbers,
+    "extreme": extreme,
     "pick": pick,
     "swap": swap,
-    "lookup": lookup,
-    "owner": owner,
-    "count": count,
-    "moved": moved,
-    "fact": _speaks("place", also=_knows),
-    "unknown": _speaks("thing", also=_knows_not),
-    "greet": _speaks("name", "job", "city"),
-    "recall": _speaks("name", "animal"),
+    "format": layout,
 }

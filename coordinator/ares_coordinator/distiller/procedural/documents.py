@@ -1,11 +1,16 @@
-"""Generators of `long_context` and `roleplay`: facts to find, and a voice to keep."""
+"""Generators of `long_context`: facts to find in a document that was made around them.
+
+The levels are lengths: about 50, 110, 250 and 2,500 words, of which one to six sentences matter.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
-from ares_coordinator.distiller.procedural.draft import Draft, Family, ask, with_article
+from ares_coordinator.distiller.procedural.draft import Brief, Draft, Family, with_article
 from ares_coordinator.distiller.procedural.words import (
     ANIMALS,
     CITIES,
@@ -14,179 +19,134 @@ from ares_coordinator.distiller.procedural.words import (
     PLACES,
     THINGS,
 )
-from ares_p2p.shards import Message
 
-PERSONAS: Final = {  # who -> greeting, form of address, farewell
-    "a pirate": ("Ahoy", "matey", "Fair winds!"),
-    "a knight": ("Hail", "my lord", "By my sword!"),
-    "a robot": ("Beep", "human", "End of message."),
-    "a wizard": ("Greetings", "young one", "So say the stars."),
-    "a cowboy": ("Howdy", "partner", "Ride safe!"),
-    "a chef": ("Bonjour", "my guest", "Bon appetit!"),
-    "a ghost": ("Booo", "mortal", "I fade away."),
-    "a queen": ("Welcome", "dear subject", "You may go."),
-    "a detective": ("Good evening", "my friend", "Case closed."),
-    "an astronaut": ("Hello Earth", "captain", "Over and out."),
-}
+SENTENCES: Final = ((5, 9), (14, 22), (36, 50), (350, 450))  # beside the facts, by level
 
 
-def _record(rng: random.Random, name: str, topic: int) -> str:
+def _record(rng: random.Random, name: str) -> str:
+    topic = rng.randrange(5)
     if topic == 0:
-        return f"{name} lives in {rng.choice(CITIES)}."
+        return f"{name} was once in {rng.choice(CITIES)}."
     if topic == 1:
         return f"{name} keeps {with_article(rng.choice(ANIMALS))}."
     if topic == 2:
         return f"{name} works as {with_article(rng.choice(JOBS))}."
+    if topic == 3:
+        return f"{name} likes the {rng.choice(ANIMALS)} of {rng.choice(NAMES)}."
     return f"{name} was born in {rng.randint(1920, 2010)}."
 
 
-def _document(rng: random.Random, facts: list[str], names: list[str]) -> str:
-    """Return the facts in their order among many others about `names`, one of a topic for each."""
-    topics = [(name, topic) for name in names for topic in range(4)]
-    chosen = rng.sample(topics, min(len(topics), rng.randint(8, 18)))
-    others = [_record(rng, name, topic) for name, topic in chosen]
+def _document(brief: Brief, facts: Sequence[str]) -> str:
+    """Return the facts, in their order, spread among sentences that do not matter."""
+    rng = brief.rng
+    count = rng.randint(*SENTENCES[brief.level - 1])
+    others = [_record(rng, rng.choice(NAMES)) for _ in range(count)]
     places = sorted(rng.randint(0, len(others)) for _ in facts)
     for shift, (place, fact) in enumerate(zip(places, facts, strict=True)):
         others.insert(place + shift, fact)
     return " ".join(others)
 
 
-def lookup(rng: random.Random) -> Draft:
+def _kept(brief: Brief) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return names, things, places, and the facts that put them together."""
+    rng, count = brief.rng, brief.by_level(2, 3, 5, 12)
+    names, things = rng.sample(NAMES, count), rng.sample(THINGS, count)
+    places = rng.sample(PLACES, count)
+    facts = [f"{n}'s {t} is in the {p}." for n, t, p in zip(names, things, places, strict=True)]
+    return names, things, places, facts
+
+
+def lookup(brief: Brief) -> Draft:
     """Where is somebody's thing?"""
-    names, things = rng.sample(NAMES, 8), rng.sample(THINGS, 3)
-    places = rng.sample(PLACES, 3)
-    facts = [f"{n}'s {t} is in the {p}." for n, t, p in zip(names, things, places, strict=False)]
-    which = rng.randrange(3)
-    text = _document(rng, facts, names)
-    return ask(
-        f"{text} Where is {names[which]}'s {things[which]}?",
+    names, things, places, facts = _kept(brief)
+    which = brief.rng.randrange(len(facts))
+    return brief.ask(
+        "lookup",
         f"{facts[which]} Answer: {places[which]}",
-        spec={"name": names[which], "thing": things[which], "place": places[which]},
+        task=(names[which], things[which], places[which]),
+        text=_document(brief, facts),
+        name=names[which],
+        thing=things[which],
     )
 
 
-def owner(rng: random.Random) -> Draft:
+def owner(brief: Brief) -> Draft:
     """Whose thing is at a place?"""
-    names, things = rng.sample(NAMES, 8), rng.sample(THINGS, 3)
-    places = rng.sample(PLACES, 3)
-    facts = [f"{n}'s {t} is in the {p}." for n, t, p in zip(names, things, places, strict=False)]
-    which = rng.randrange(3)
-    text = _document(rng, facts, names)
-    return ask(
-        f"{text} Who has something in the {places[which]}?",
+    names, things, places, facts = _kept(brief)
+    which = brief.rng.randrange(len(facts))
+    return brief.ask(
+        "owner",
         f"{facts[which]} Answer: {names[which]}",
-        spec={"place": places[which], "name": names[which], "thing": things[which]},
+        task=(names[which], things[which], places[which]),
+        text=_document(brief, facts),
+        place=places[which],
     )
 
 
-def count(rng: random.Random) -> Draft:
+def count(brief: Brief) -> Draft:
     """How many people have something at a place?"""
-    names = rng.sample(NAMES, 10)
+    rng = brief.rng
     place, elsewhere = rng.sample(PLACES, 2)
-    here = rng.randint(1, 4)
+    here = rng.randint(1, brief.by_level(3, 4, 7, 12))
     spots = [place] * here + [elsewhere] * rng.randint(1, 2)
     rng.shuffle(spots)
-    pairs = list(zip(names, spots, strict=False))
+    pairs = list(zip(rng.sample(NAMES, len(spots)), spots, strict=True))
     facts = [f"{name}'s {rng.choice(THINGS)} is in the {spot}." for name, spot in pairs]
     found = [name for name, spot in pairs if spot == place]
-    text = _document(rng, facts, names[6:])
-    return ask(
-        f"{text} How many people have something in the {place}?",
+    return brief.ask(
+        "count",
         f"{', '.join(found)}. Answer: {here}",
-        spec={"place": place, "found": found},
+        task=(place, *found),
+        text=_document(brief, facts),
+        place=place,
     )
 
 
-def moved(rng: random.Random) -> Draft:
-    """Where is a thing that was moved, after its last move?"""
-    names, (thing, other) = rng.sample(NAMES, 6), rng.sample(THINGS, 2)
-    places = rng.sample(PLACES, 4)
-    facts = [
-        f"{names[0]} put the {thing} in the {places[0]}.",
-        f"{names[1]} put the {other} in the {places[1]}.",
-        f"{names[2]} took the {thing} to the {places[2]}.",
-    ]
-    if rng.random() < 0.5:
-        facts.append(f"{names[3]} took the {other} to the {places[3]}.")
-    thing, place = rng.choice(
-        ((thing, places[2]), (other, places[3] if len(facts) == 4 else places[1]))
-    )
-    return ask(
-        f"{_document(rng, facts, names)} Where is the {thing} now?",
-        f"The {thing} is in the {place}. Answer: {place}",
-        spec={"thing": thing, "place": place, "facts": facts},
-    )
-
-
-def _system(who: str, secret: str) -> str:
-    greeting, address, farewell = PERSONAS[who]
-    return (
-        f'You are {who}. Begin with "{greeting}", call the user "{address}", end with "{farewell}" '
-        f"You know: {secret}"
-    )
-
-
-def _speech(who: str, text: str) -> str:
-    greeting, address, farewell = PERSONAS[who]
-    return f"{greeting}, {address}! {text} {farewell}"
-
-
-def fact(rng: random.Random) -> Draft:
-    """Tell what the persona knows, in its voice."""
-    who, thing, place = rng.choice(list(PERSONAS)), rng.choice(THINGS), rng.choice(PLACES)
-    secret = f"the {thing} is in the {place}."
-    question = rng.choice(("Where is the {}?", "I am looking for the {}.", "Have you seen the {}?"))
-    return ask(
-        question.format(thing),
-        _speech(who, f"The {thing} is in the {place}."),
-        spec={"who": who, "thing": thing, "place": place},
-        system=_system(who, secret),
-    )
-
-
-def unknown(rng: random.Random) -> Draft:
-    """Admit in the persona's voice what it does not know."""
-    who, place = rng.choice(list(PERSONAS)), rng.choice(PLACES)
+def moved(brief: Brief) -> Draft:
+    """Where is a thing after its last move?"""
+    rng = brief.rng
     thing, other = rng.sample(THINGS, 2)
-    question = rng.choice(("Where is the {}?", "I am looking for the {}.", "Have you seen the {}?"))
-    return ask(
-        question.format(other),
-        _speech(who, f"I know nothing of the {other}."),
-        spec={"who": who, "thing": other, "_secret": f"the {thing} is in the {place}."},
-        system=_system(who, f"the {thing} is in the {place}."),
+    moves = brief.by_level(2, 3, 5, 9)
+    people = rng.sample(NAMES, moves + 1)
+    places = rng.sample(PLACES, moves + 1)
+    facts = [f"{people[0]} put the {thing} in the {places[0]}."]
+    facts += [
+        f"{name} took the {thing} to the {place}."
+        for name, place in zip(people[1:moves], places[1:moves], strict=True)
+    ]
+    facts.insert(rng.randint(0, len(facts)), f"{people[-1]} put the {other} in the {places[-1]}.")
+    place = places[moves - 1]
+    return brief.ask(
+        "moved",
+        f"The {thing} is in the {place}. Answer: {place}",
+        task=(thing, *places[:moves]),
+        text=_document(brief, facts),
+        thing=thing,
     )
 
 
-def greet(rng: random.Random) -> Draft:
-    """Meet a user who gives a name and a job."""
-    who, name, job = rng.choice(list(PERSONAS)), rng.choice(NAMES), rng.choice(JOBS)
-    city, thing = rng.choice(CITIES), rng.choice(THINGS)
-    return ask(
-        f"I am {name}, a {job} from {city}.",
-        _speech(who, f"So {name} the {job} comes from {city}."),
-        spec={
-            "who": who,
-            "name": name,
-            "job": job,
-            "city": city,
-            "_secret": f"{name} likes the {thing}.",
-        },
-        system=_system(who, f"{name} likes the {thing}."),
+def hops(brief: Brief) -> Draft:
+    """In which city is a thing that went from hand to hand, to somebody who lives there?"""
+    rng = brief.rng
+    hands = brief.by_level(1, 2, 3, 5)
+    people, cities = rng.sample(NAMES, hands + 2), rng.sample(CITIES, hands + 2)
+    thing = rng.choice(THINGS)
+    facts = [
+        f"{giver} gave the {thing} to {taker}." for giver, taker in pairwise(people[: hands + 1])
+    ]
+    homes = list(zip(people, cities, strict=True))
+    rng.shuffle(homes)
+    for name, city in homes:
+        facts.insert(rng.randint(0, len(facts)), f"{name} lives in {city}.")
+    last, city = people[hands], cities[hands]
+    given = [fact for fact in facts if " gave " in fact]
+    return brief.ask(
+        "hops",
+        f"{given[-1]} {last} lives in {city}. Answer: {city}",
+        task=(thing, *given, f"{last} lives in {city}."),
+        text=_document(brief, facts),
+        thing=thing,
     )
-
-
-def recall(rng: random.Random) -> Draft:
-    """Remember, two turns later, what the user said first."""
-    who, name, animal = rng.choice(list(PERSONAS)), rng.choice(NAMES), rng.choice(ANIMALS)
-    thing, place = rng.choice(THINGS), rng.choice(PLACES)
-    messages = (
-        Message("system", _system(who, f"the {thing} is in the {place}.")),
-        Message("user", f"I am {name} and I have {with_article(animal)}."),
-        Message("assistant", _speech(who, f"I like your {animal}.")),
-        Message("user", "What is my name, and what do I have?"),
-        Message("assistant", _speech(who, f"You are {name} and you have {with_article(animal)}.")),
-    )
-    return Draft(messages, {"who": who, "name": name, "animal": animal})
 
 
 LONG_CONTEXT: Final[dict[str, Family]] = {
@@ -194,10 +154,5 @@ LONG_CONTEXT: Final[dict[str, Family]] = {
     "owner": owner,
     "count": count,
     "moved": moved,
-}
-ROLEPLAY: Final[dict[str, Family]] = {
-    "fact": fact,
-    "unknown": unknown,
-    "greet": greet,
-    "recall": recall,
+    "hops": hops,
 }

@@ -1,8 +1,13 @@
-"""What a generator returns: a conversation, and the facts its answer follows from.
+"""What a generator is told, what it returns, and the key of a task.
 
-`spec` holds the task as data: the verifier recomputes the answer from it, and checks that the
-prompt says the same. Fields whose name starts with "_" are presentation (a name, a wording); all
-others are the task itself and make up its key, so that one task in two wordings is one key.
+A generator gets a `Brief`: a random generator, a level of difficulty, and the side of the split.
+It asks the brief for a wording, so that it cannot use one of the other side. `Draft.task` is all
+that the answer follows from, as texts; the verifier reads the same texts out of the finished row.
+
+    level 1  what a model of a million parameters can learn in a cycle
+    level 2  some steps more
+    level 3  as far as a small model goes; documents of some hundred words
+    level 4  only when it is asked for: documents of thousands of words, for bases that read them
 """
 
 from __future__ import annotations
@@ -10,44 +15,97 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from ares_p2p.shards import Message
+from ares_coordinator.distiller.procedural.templates import WORDINGS
+from ares_p2p.shards import Message, named_key
+from ares_p2p.shards.format import Split
 
-Json = str | int | list[str] | list[int]
-Spec = Mapping[str, Json]
+Task = tuple[str, ...]
+LEVELS: Final = (1, 2, 3, 4)
+HELD_OUT_TASKS: Final = 4  # one task in four is asked on the held-out side only
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One generated task: the turns, the last of them the answer, and its spec."""
+    """One generated task: the turns, the last of them the answer; what it asks; its template."""
 
     messages: tuple[Message, ...]
-    spec: Spec
+    task: Task
+    template: str
 
 
-Family = Callable[[random.Random], Draft]
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a generator is given.
+
+    Attributes:
+        rng: the only source of chance.
+        level: 1 to 4.
+        held_out: which side's wordings, and parts of answers, to use.
+    """
+
+    rng: random.Random
+    level: int
+    held_out: bool
+
+    def by_level(self, *values: int) -> int:
+        """Return the value of this level; the last one for all levels above."""
+        return values[min(self.level, len(values)) - 1]
+
+    def wording(self, name: str) -> tuple[str, str]:
+        """Return the identity and the text of one of this side's wordings."""
+        both = WORDINGS[name]
+        texts, letter = (both.held_out, "h") if self.held_out else (both.train, "t")
+        number = self.rng.randrange(len(texts))
+        return f"{name}.{letter}{number}", texts[number]
+
+    def part(self, train: Sequence[str], held_out: Sequence[str]) -> str:
+        """Return a part of an answer that the other side does not use."""
+        return self.rng.choice(held_out if self.held_out else train)
+
+    def ask(
+        self, name: str, answer: str, /, *, task: Sequence[str], system: str = "", **slots: object
+    ) -> Draft:
+        """Return a draft of one question, in a wording of `name`, and its answer."""
+        template, text = self.wording(name)
+        head = (Message("system", system),) if system else ()
+        question = Message("user", text.format(**slots))
+        return Draft((*head, question, Message("assistant", answer)), tuple(task), template)
 
 
-def ask(prompt: str, answer: str, *, spec: Spec, system: str = "") -> Draft:
-    """Return a draft of one question and its answer."""
-    head = (Message("system", system),) if system else ()
-    return Draft((*head, Message("user", prompt), Message("assistant", answer)), spec)
+Family = Callable[[Brief], Draft]
 
 
-def check_text(kind: str, spec: Spec) -> str:
+def task_digest(kind: str, task: Sequence[str]) -> bytes:
+    """Return the hash of what a task asks, whatever its wording."""
+    text = json.dumps([kind, *task], separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def side_of_task(kind: str, task: Sequence[str]) -> Split:
+    """Return the only side on which this task is asked: the numbers are apart, not only the words."""
+    digest = task_digest(kind, task)
+    return "eval" if int.from_bytes(digest[:8], "big") % HELD_OUT_TASKS == 0 else "train"
+
+
+def side_of_template(template: str) -> Split:
+    """Return the side of a template's name, such as "order.t0" or "get_time.h0+set_timer.h1"."""
+    return "eval" if template.rpartition(".")[2].startswith("h") else "train"
+
+
+def key_of(kind: str, template: str, task: Sequence[str]) -> str:
+    """Return the key of a row: the side that its template is on, and the hash of what it asks."""
+    digest = task_digest(kind, task).hex()[:32]
+    return named_key(side_of_template(template), f"{kind}/{template}:{digest}")
+
+
+def check_text(kind: str, level: int, template: str, task: Sequence[str]) -> str:
     """Return the canonical JSON of an example's `check`."""
-    return json.dumps(
-        {"kind": kind, **spec}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
-
-
-def key_of(kind: str, spec: Spec) -> str:
-    """Return the semantic key of a task: its kind and the hash of what it asks."""
-    task = {name: value for name, value in spec.items() if not name.startswith("_")}
-    text = json.dumps(task, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"{kind}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    fields = {"kind": kind, "level": level, "task": list(task), "template": template}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def listing(items: Sequence[str]) -> str:

@@ -1,73 +1,44 @@
-"""Generators of `code` and `tool_use`."""
+"""Generators of `code`: functions to write or mend, loops to write or to follow."""
 
 from __future__ import annotations
 
-import json
-import random
 from typing import Final
 
-from ares_coordinator.distiller.procedural.draft import Draft, Family, ask
-from ares_coordinator.distiller.procedural.words import CITIES, COLORS, NAMES, PLACES, THINGS
-from ares_p2p.shards import Message
+from ares_coordinator.distiller.procedural.draft import Brief, Draft, Family
+from ares_coordinator.distiller.procedural.words import NOUNS, THINGS
 
-FUNCTION_NAMES: Final = tuple(
-    "solve apply change compute convert run step make work shape process update build adjust".split()
-)
-# tool -> its parameters; a parameter's pool decides what the user asks for
-TOOLS: Final[dict[str, tuple[str, ...]]] = {
-    "get_weather": ("city", "day"),
-    "get_time": ("city",),
-    "book_train": ("origin", "city"),
-    "send_message": ("name", "text"),
-    "call_person": ("name", "hour"),
-    "set_timer": ("minutes",),
-    "find_item": ("thing",),
-    "order_item": ("thing", "count"),
-    "set_light": ("place", "color"),
-    "open_door": ("place", "minutes"),
-}
-REQUESTS: Final[dict[str, tuple[str, ...]]] = {
-    "get_weather": ("What is the weather in {city} on {day}?", "Will it rain in {city} on {day}?"),
-    "get_time": ("What time is it in {city}?", "Tell me the time in {city}."),
-    "book_train": (
-        "Book a train from {origin} to {city}.",
-        "I need a train from {origin} to {city}.",
-    ),
-    "send_message": ("Write {name} the message {text}.", "Send {text} to {name}."),
-    "call_person": ("Call {name} at {hour}.", "I want to talk to {name} at {hour}."),
-    "set_timer": ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes."),
-    "find_item": ("Find my {thing}.", "Where did I leave my {thing}?"),
-    "order_item": ("Order {count} of the {thing}.", "Buy the {thing}, {count} times."),
-    "set_light": ("Make the light in the {place} {color}.", "I want {color} light in the {place}."),
-    "open_door": (
-        "Open the door of the {place} for {minutes} minutes.",
-        "Let me into the {place} for {minutes} minutes.",
-    ),
-}
-DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-TEXTS: Final = ("hello", "come home", "thank you", "good night", "be quick", "well done", "wait")
+NAMES_TRAIN: Final = tuple("solve change compute run step make work process update adjust".split())
+NAMES_HELD_OUT: Final = tuple("apply convert shape build".split())
 
 
-def number_function(rng: random.Random) -> Draft:
-    """A function of one number: two or three steps."""
+def _function_name(brief: Brief) -> str:
+    return brief.part(NAMES_TRAIN, NAMES_HELD_OUT)
+
+
+def number_function(brief: Brief) -> Draft:
+    """A function of one number, of one to three steps."""
+    rng = brief.rng
     body, steps, words = "x", [], []
-    for position in range(rng.choice((2, 2, 3))):
-        operator, k = rng.choice("+-*"), rng.randint(2, 12)
+    for position in range(brief.by_level(1, 2, 3)):
+        operator, k = rng.choice("+-*"), rng.randint(2, brief.by_level(30, 30, 99))
         body = f"({body})" if operator == "*" and position else body
         body = f"{body} {operator} {k}"
         steps.append(f"{operator}{k}")
         words.append({"+": f"adds {k}", "-": f"subtracts {k}", "*": f"multiplies by {k}"}[operator])
-    name = rng.choice(FUNCTION_NAMES)
-    return ask(
-        f"Write a Python function {name}(x) that {', then '.join(words)}.",
+    name = _function_name(brief)
+    return brief.ask(
+        "number_function",
         f"def {name}(x):\n    return {body}",
-        spec={"_name": name, "steps": steps},
+        task=steps,
+        name=name,
+        steps=", then ".join(words),
     )
 
 
-def list_function(rng: random.Random) -> Draft:
+def list_function(brief: Brief) -> Draft:
     """A function of a list: keep some numbers, change them, perhaps fold them."""
-    k, m = rng.randint(2, 12), rng.randint(2, 9)
+    rng = brief.rng
+    k, m = rng.randint(2, 40), rng.randint(2, 20)
     keep, kept, test = rng.choice(
         (
             (f">{k}", f"greater than {k}", f"x > {k}"),
@@ -79,30 +50,34 @@ def list_function(rng: random.Random) -> Draft:
     )
     change, changed, value = rng.choice(
         (
-            ("same", "", "x"),
             (f"*{m}", f", times {m}", f"x * {m}"),
             (f"+{m}", f", plus {m}", f"x + {m}"),
             (f"-{m}", f", minus {m}", f"x - {m}"),
             ("square", ", squared", "x * x"),
         )
     )
-    fold = rng.choice(("list", "list", "sum", "len"))
+    if brief.level == 1:
+        change, changed, value = "same", "", "x"
+    fold = rng.choice(("sum", "len")) if brief.level > 2 else "list"
     what = {"list": "the list", "sum": "the sum", "len": "the number"}[fold]
     body = f"[{value} for x in xs if {test}]"
     body = body if fold == "list" else f"{fold}({body})"
-    name = rng.choice(FUNCTION_NAMES)
-    return ask(
-        f"Write a Python function {name}(xs) that returns {what} of all x that are {kept}{changed}.",
+    name = _function_name(brief)
+    return brief.ask(
+        "list_function",
         f"def {name}(xs):\n    return {body}",
-        spec={"_name": name, "keep": keep, "change": change, "fold": fold},
+        task=(keep, change, fold),
+        name=name,
+        what=f"{what} of all x that are {kept}{changed}",
     )
 
 
-def text_function(rng: random.Random) -> Draft:
-    """A function of a text: two or three steps."""
-    body, steps, words = "s", [], []
-    for _ in range(rng.choice((2, 3, 3))):
-        k, mark = rng.randint(2, 6), rng.choice("!?.-*")
+def text_function(brief: Brief) -> Draft:
+    """A function of a text, of one to four steps."""
+    rng = brief.rng
+    body, steps, words = "s", list[str](), []
+    while len(steps) < brief.by_level(1, 2, rng.randint(3, 4)):
+        k, mark = rng.randint(2, 9), rng.choice("!?.-*")
         step, word, call = rng.choice(
             (
                 ("upper", "makes it upper case", "{}.upper()"),
@@ -119,119 +94,78 @@ def text_function(rng: random.Random) -> Draft:
         steps.append(step)
         words.append(word)
     body = body[1:-1] if body.startswith("(") and steps[-1].startswith("add") else body
-    name = rng.choice(FUNCTION_NAMES)
-    return ask(
-        f"Write a Python function {name}(s) that takes a text and {', then '.join(words)}.",
+    name = _function_name(brief)
+    return brief.ask(
+        "text_function",
         f"def {name}(s):\n    return {body}",
-        spec={"_name": name, "steps": steps},
+        task=steps,
+        name=name,
+        steps=", then ".join(words),
     )
 
 
-def trace(rng: random.Random) -> Draft:
+def trace(brief: Brief) -> Draft:
     """What a loop prints."""
-    value, times, k = rng.randint(0, 40), rng.randint(2, 5), rng.randint(2, 9)
-    operator = rng.choice("+-*") if value < 4 and times < 4 and k < 4 else rng.choice("+-")
+    rng = brief.rng
+    value, k = rng.randint(0, brief.by_level(9, 40, 90)), rng.randint(1, brief.by_level(5, 9, 20))
+    times = brief.by_level(2, rng.randint(3, 4), rng.randint(4, 6))
+    # one operator for one choice of numbers: programs that differ in it alone are near duplicates
+    operators = "+-*" if value < 4 and times < 4 and k < 4 else "+-"
+    operator = operators[(value + times + k) % len(operators)]
     program = f"x = {value}\nfor i in range({times}):\n    x = x {operator} {k}\nprint(x)"
     values = []
     for _ in range(times):
         value = {"+": value + k, "-": value - k, "*": value * k}[operator]
         values.append(str(value))
-    return ask(
-        f"What does this program print?\n{program}",
-        f"x is {', '.join(values)}. Answer: {value}",
-        spec={"program": program},
+    answer = f"x is {', '.join(values)}. Answer: {value}"
+    return brief.ask("trace", answer, task=(program,), program=program)
+
+
+def loop(brief: Brief) -> Draft:
+    """A small program that prints lines."""
+    rng = brief.rng
+    if brief.level == 1:
+        word, times = rng.choice((*THINGS, *NOUNS)), rng.randint(2, 40)
+        what = f"the word {word} {times} times"
+        program = f'for i in range({times}):\n    print("{word}")'
+    else:
+        start = rng.randint(0, 50)
+        end, k = start + rng.randint(2, 30), rng.randint(2, 12)
+        what = f"the numbers from {start} to {end}"
+        body = "i"
+        if brief.level > 2:
+            what, body = f"{what}, each times {k}", f"i * {k}"
+        program = f"for i in range({start}, {end + 1}):\n    print({body})"
+    return brief.ask("loop", program, task=(what,), what=what)
+
+
+def repair(brief: Brief) -> Draft:
+    """A function with one mistake, and the tests that show it."""
+    rng = brief.rng
+    k, m = rng.randint(2, 30), rng.randint(2, 9)
+    right, wrong = rng.choice(
+        ((f"x + {k}", f"x - {k}"), (f"x - {k}", f"x + {k}"), (f"x * {m}", f"x + {m}"))
+    )
+    if brief.level > 1:
+        other = k + rng.choice((-1, 1, 10))
+        right, wrong = rng.choice(((f"x + {k}", f"x + {other}"), (f"x - {k}", f"x - {other}")))
+    if brief.level > 2:
+        right, wrong = f"({right}) * {m}", f"({wrong}) * {m}"
+    name = _function_name(brief)
+    points = rng.sample(range(1, 20), 2)
+    test = " and ".join(f"{name}({x}) == {eval_step(right, x)}" for x in sorted(points))
+    code = f"def {name}(x):\n    return "
+    return brief.ask(
+        "repair", code + right, task=(test, code + wrong), test=test, code=code + wrong
     )
 
 
-def _toolbox(rng: random.Random, *needed: str) -> str:
-    names = [*needed, *rng.sample([name for name in TOOLS if name not in needed], 2)]
-    rng.shuffle(names)
-    return "Tools: " + "; ".join(f"{name}({', '.join(TOOLS[name])})" for name in names)
-
-
-def _arguments(rng: random.Random, tool: str) -> dict[str, str | int]:
-    origin, city = rng.sample(CITIES, 2)
-    pool: dict[str, str | int] = {
-        "origin": origin,
-        "city": city,
-        "name": rng.choice(NAMES),
-        "text": rng.choice(TEXTS),
-        "minutes": rng.randint(1, 59),
-        "thing": rng.choice(THINGS),
-        "count": rng.randint(2, 20),
-        "place": rng.choice(PLACES),
-        "color": rng.choice(COLORS),
-        "day": rng.choice(DAYS),
-        "hour": rng.randint(1, 23),
-    }
-    return {name: pool[name] for name in TOOLS[tool]}
-
-
-def _call(tool: str, arguments: dict[str, str | int]) -> str:
-    return json.dumps({"tool": tool, "arguments": arguments})
-
-
-def call(rng: random.Random) -> Draft:
-    """Choose the tool that fits, and fill in its arguments."""
-    tool = rng.choice(list(TOOLS))
-    arguments = _arguments(rng, tool)
-    return ask(
-        rng.choice(REQUESTS[tool]).format(**arguments),
-        _call(tool, arguments),
-        spec={"calls": [_call(tool, arguments)]},
-        system=_toolbox(rng, tool),
-    )
-
-
-def no_tool(rng: random.Random) -> Draft:
-    """No tool fits: say so instead of calling one."""
-    tool = rng.choice(list(TOOLS))
-    names = rng.sample([name for name in TOOLS if name != tool], 3)
-    request = rng.choice(REQUESTS[tool]).format(**_arguments(rng, tool))
-    return ask(
-        request,
-        "No tool fits.",
-        spec={"request": request},
-        system="Tools: " + "; ".join(f"{name}({', '.join(TOOLS[name])})" for name in names),
-    )
-
-
-def result(rng: random.Random) -> Draft:
-    """Call a tool, then put its result into words."""
-    city, degrees, hour = rng.choice(CITIES), rng.randint(2, 35), rng.randint(1, 23)
-    thing, place = rng.choice(THINGS), rng.choice(PLACES)
-    tool, arguments, reply, answer = rng.choice(
-        (
-            (
-                "get_weather",
-                {"city": city, "day": rng.choice(DAYS)},
-                {"degrees": degrees},
-                f"It will be {degrees} degrees in {city}.",
-            ),
-            ("get_time", {"city": city}, {"hour": hour}, f"It is {hour}:00 in {city}."),
-            ("find_item", {"thing": thing}, {"place": place}, f"Your {thing} is in the {place}."),
-        )
-    )
-    request = rng.choice(REQUESTS[tool]).format(**arguments)
-    messages = (
-        Message("system", _toolbox(rng, tool)),
-        Message("user", request),
-        Message("assistant", _call(tool, dict(arguments))),
-        Message("tool", json.dumps(reply)),
-        Message("assistant", answer),
-    )
-    return Draft(messages, {"calls": [_call(tool, dict(arguments))], "reply": json.dumps(reply)})
-
-
-def pair(rng: random.Random) -> Draft:
-    """Two requests at once: two calls, one a line, in the order asked."""
-    tools = rng.sample(list(TOOLS), 2)
-    arguments = [_arguments(rng, tool) for tool in tools]
-    parts = [rng.choice(REQUESTS[t]).format(**a) for t, a in zip(tools, arguments, strict=True)]
-    calls = [_call(t, a) for t, a in zip(tools, arguments, strict=True)]
-    return ask(
-        " ".join(parts), "\n".join(calls), spec={"calls": calls}, system=_toolbox(rng, *tools)
-    )
+def eval_step(body: str, x: int) -> int:
+    """Return the value of "x + 3", "x - 3", "x * 3", or one of these in parentheses "* 2"."""
+    inner, _, outer = body.removeprefix("(").partition(") * ")
+    _, operator, k = inner.split()
+    value = {"+": x + int(k), "-": x - int(k), "*": x * int(k)}[operator]
+    return value * int(outer) if outer else value
 
 
 CODE: Final[dict[str, Family]] = {
@@ -239,10 +173,6 @@ CODE: Final[dict[str, Family]] = {
     "list_function": list_function,
     "text_function": text_function,
     "trace": trace,
-}
-TOOL_USE: Final[dict[str, Family]] = {
-    "call": call,
-    "no_tool": no_tool,
-    "result": result,
-    "pair": pair,
+    "loop": loop,
+    "repair": repair,
 }

@@ -1,13 +1,12 @@
-"""Generators of `reasoning` and `problem_solving`: short steps, then "Answer: ..."."""
+"""Generators of `reasoning`: arithmetic, algebra, logic; short steps, then "Answer: ..."."""
 
 from __future__ import annotations
 
-import random
 from itertools import pairwise
 from typing import Final
 
-from ares_coordinator.distiller.procedural.draft import Draft, Family, ask
-from ares_coordinator.distiller.procedural.words import CITIES, NAMES, NONSENSE, PLACES, THINGS
+from ares_coordinator.distiller.procedural.draft import Brief, Draft, Family
+from ares_coordinator.distiller.procedural.words import NAMES, NONSENSE
 
 SCALES: Final = (  # more, less, most, least
     ("taller", "shorter", "tallest", "shortest"),
@@ -19,9 +18,10 @@ COMPASS: Final = ("north", "east", "south", "west")
 TURNS: Final = {"right": 1, "around": 2, "left": 3}
 
 
-def order(rng: random.Random) -> Draft:
+def order(brief: Brief) -> Draft:
     """Who is the tallest, from comparisons of neighbours in shuffled order."""
-    people = rng.sample(NAMES, rng.choice((3, 3, 4)))  # from most to least
+    rng = brief.rng
+    people = rng.sample(NAMES, brief.by_level(3, 4, rng.randint(5, 6)))  # from most to least
     more, less, most, least = rng.choice(SCALES)
     facts = []
     for high, low in pairwise(people):
@@ -29,21 +29,25 @@ def order(rng: random.Random) -> Draft:
         facts.append(f"{low} is {less} than {high}." if flip else f"{high} is {more} than {low}.")
     rng.shuffle(facts)
     wanted, person = rng.choice(((most, people[0]), (least, people[-1])))
-    question = rng.choice((f"Who is the {wanted}?", f"Name the {wanted} person."))
-    return ask(
-        f"{' '.join(facts)} {question}",
+    return brief.ask(
+        "order",
         f"From {most} to {least}: {', '.join(people)}. Answer: {person}",
-        spec={"facts": sorted(facts), "wanted": wanted},
+        task=(wanted, *sorted(facts)),
+        facts=" ".join(facts),
+        wanted=wanted,
     )
 
 
-def expression(rng: random.Random) -> Draft:
-    """A small arithmetic expression, evaluated one step at a time."""
-    value = rng.randint(2, 20)
+def expression(brief: Brief) -> Draft:
+    """An arithmetic expression, evaluated one step at a time."""
+    rng = brief.rng
+    value = rng.randint(2, brief.by_level(9, 20, 40))
     text, steps = str(value), []
-    for position in range(rng.choice((2, 2, 3))):
-        operator = rng.choice("++-*" if value < 13 else "+-")
-        operand = rng.randint(2, 5) if operator == "*" else rng.randint(1, 12)
+    for position in range(brief.by_level(1, 2, rng.randint(3, 4))):
+        operator = rng.choice("++-*" if value < 13 and brief.level > 1 else "+-")
+        operand = (
+            rng.randint(2, 5) if operator == "*" else rng.randint(1, brief.by_level(9, 12, 30))
+        )
         if operator == "-" and operand > value:
             operator = "+"
         result = {"+": value + operand, "-": value - operand, "*": value * operand}[operator]
@@ -52,17 +56,31 @@ def expression(rng: random.Random) -> Draft:
         text = f"{text} {operator} {operand}"
         steps.append(f"{value} {operator} {operand} = {result}")
         value = result
-    opening = rng.choice(("What is {}?", "Work out {}.", "Calculate {} step by step."))
-    return ask(
-        opening.format(text),
-        f"{', '.join(steps)}. Answer: {value}",
-        spec={"expression": text},
-    )
+    answer = f"{', '.join(steps)}. Answer: {value}"
+    return brief.ask("expression", answer, task=(text,), x=text)
 
 
-def syllogism(rng: random.Random) -> Draft:
+def equation(brief: Brief) -> Draft:
+    """A linear equation, with the unknown on one side or on both."""
+    rng = brief.rng
+    x, add = rng.randint(1, brief.by_level(9, 12, 20)), rng.randint(1, brief.by_level(9, 15, 30))
+    if brief.level == 1:
+        text, steps = f"x + {add} = {x + add}", [f"x = {x + add} - {add}"]
+    else:
+        many = rng.randint(2, brief.by_level(2, 6, 9))
+        fewer = rng.randint(1, many - 1) if brief.level > 2 else 0
+        right = (many - fewer) * x + add
+        text = f"{many} * x + {add} = {f'{fewer} * x + ' if fewer else ''}{right}"
+        left = f"{many - fewer} * x" if many - fewer > 1 else "x"
+        steps = [f"{left} = {right} - {add}", f"{left} = {right - add}"]
+    answer = f"{', '.join([*steps, f'x = {x}'])}. Answer: {x}"
+    return brief.ask("equation", answer, task=(text,), x=text)
+
+
+def syllogism(brief: Brief) -> Draft:
     """What follows from a chain of "every" with a "no" at its end."""
-    words = rng.sample(NONSENSE, rng.choice((3, 4)))
+    rng = brief.rng
+    words = rng.sample(NONSENSE, brief.by_level(3, 4, rng.randint(5, 6)))
     facts = [f"Every {a} is a {b}." for a, b in pairwise(words[:-1])]
     negative = rng.random() < 0.4
     facts.append(f"{'No' if negative else 'Every'} {words[-2]} is a {words[-1]}.")
@@ -75,125 +93,79 @@ def syllogism(rng: random.Random) -> Draft:
         asked, follows = f"every {words[first]} is a {words[last]}", first < last
     rng.shuffle(facts)
     reason = f"it {'follows' if follows else 'does not follow'}"
-    return ask(
-        f"{' '.join(facts)} Is it certain that {asked}?",
+    return brief.ask(
+        "syllogism",
         f"{asked[0].upper()}{asked[1:]}: {reason}. Answer: {'yes' if follows else 'no'}",
-        spec={"facts": sorted(facts), "asked": asked},
+        task=(asked, *sorted(facts)),
+        facts=" ".join(facts),
+        asked=asked,
     )
 
 
-def direction(rng: random.Random) -> Draft:
+def direction(brief: Brief) -> Draft:
     """Where somebody faces after some turns."""
-    start = rng.randrange(4)
+    rng = brief.rng
+    heading = rng.randrange(4)
+    start, headings = COMPASS[heading], []
+    low, high = ((1, 2), (3, 4), (5, 7))[brief.by_level(0, 1, 2)]
     turns = [
-        rng.choice(("right", "left", "left", "right", "around")) for _ in range(rng.randint(3, 6))
+        rng.choice(("right", "left", "left", "right", "around"))
+        for _ in range(rng.randint(low, high))
     ]
-    headings, heading = [], start
     for turn in turns:
         heading = (heading + TURNS[turn]) % 4
         headings.append(COMPASS[heading])
-    return ask(
-        f"{rng.choice(NAMES)} faces {COMPASS[start]} and turns {', '.join(turns)}. "
-        "Which way is that in the end?",
+    name = rng.choice(NAMES)
+    return brief.ask(
+        "direction",
         f"{', '.join(headings)}. Answer: {headings[-1]}",
-        spec={"start": COMPASS[start], "turns": turns},
+        task=(name, start, *turns),
+        name=name,
+        start=start,
+        turns=", ".join(turns),
     )
 
 
-def tally(rng: random.Random) -> Draft:
-    """Somebody's things, gained and lost."""
-    name, others = rng.choice(NAMES), rng.sample(NAMES, 4)
-    thing = rng.choice(THINGS)
-    count = start = rng.randint(5, 25)
-    story, steps, changes = [f"{name} has {count} {thing}s."], [], []
-    for position in range(rng.choice((2, 2, 3))):
-        change = rng.randint(1, 12)
-        lose = count > change and rng.random() < 0.5
-        wording = rng.choice(
-            (f"gives {change} to {others[position]}", f"loses {change}", f"sells {change}")
-            if lose
-            else (
-                f"gets {change} from {others[position]}",
-                f"finds {change} more",
-                f"buys {change}",
-            )
-        )
-        story.append(f"{name} {wording}.")
-        signed = -change if lose else change
-        steps.append(f"{count} {'-' if lose else '+'} {change} = {count + signed}")
-        count += signed
-        changes.append(signed)
-    return ask(
-        f"{' '.join(story)} How many {thing}s does {name} have now?",
-        f"{', '.join(steps)}. Answer: {count}",
-        spec={"start": start, "changes": changes},
-    )
+def parity(brief: Brief) -> Draft:
+    """Whether a number, or a sum, is even."""
+    rng = brief.rng
+    terms = [rng.randint(10, 999) for _ in range(brief.by_level(1, 2, 3))]
+    text, total = " + ".join(map(str, terms)), sum(terms)
+    step = f"{text} = {total}. " if len(terms) > 1 else ""
+    named = "odd" if total % 2 else "even"
+    answer = f"{step}The last digit is {total % 10}. Answer: {named}"
+    return brief.ask("parity", answer, task=(text,), x=text)
 
 
-def boxes(rng: random.Random) -> Draft:
-    """So many boxes of so many, and some more or fewer."""
-    count, each, rest = rng.randint(2, 9), rng.randint(2, 12), rng.randint(1, 15)
-    thing, place = rng.choice(THINGS), rng.choice(PLACES)
-    product = count * each
-    taken = rest < product and rng.random() < 0.5
-    tail = f"{rest} of them are sold" if taken else f"{rest} more stand outside"
-    total = product - rest if taken else product + rest
-    return ask(
-        f"The {place} has {count} boxes with {each} {thing}s each, and {tail}. "
-        f"How many {thing}s are there?",
-        f"{count} * {each} = {product}, {product} {'-' if taken else '+'} {rest} = {total}. "
-        f"Answer: {total}",
-        spec={"count": count, "each": each, "rest": -rest if taken else rest},
-    )
-
-
-def clock(rng: random.Random) -> Draft:
-    """When something ends that starts then and takes so long."""
-    hour, minute = rng.randint(1, 22), 5 * rng.randrange(12)
-    takes = 5 * rng.randint(1, 18)
-    event = rng.choice(
-        (
-            f"A train to {rng.choice(CITIES)} leaves at",
-            f"{rng.choice(NAMES)}'s class starts at",
-            "A film starts at",
-            "The bread goes into the oven at",
-        )
-    )
-    late, past = divmod(minute + takes, 60)
-    end = f"{hour + late}:{past:02d}"
-    return ask(
-        f"{event} {hour}:{minute:02d} and takes {takes} minutes. When is the end?",
-        f"{hour}:{minute:02d} and {takes} minutes is {end}. Answer: {end}",
-        spec={"start": f"{hour}:{minute:02d}", "minutes": takes},
-    )
-
-
-def coins(rng: random.Random) -> Draft:
-    """The fewest coins that pay an amount; a table from 0 upwards."""
-    values = sorted({1, *rng.sample(range(2, 13), 2)})
-    amount = rng.randint(6, 40)
-    best: list[list[int]] = [[]]
-    for total in range(1, amount + 1):
-        choices = [[value, *best[total - value]] for value in values if value <= total]
-        best.append(min(choices, key=lambda coins: (len(coins), [-coin for coin in coins])))
-    paid = sorted(best[amount], reverse=True)
-    return ask(
-        f"Coins are worth {values[0]}, {values[1]} and {values[2]}. "
-        f"What is the fewest coins that make {amount}?",
-        f"{' + '.join(map(str, paid))} = {amount}. Answer: {len(paid)}",
-        spec={"values": values, "amount": amount},
+def liars(brief: Brief) -> Draft:
+    """Who lies, when everybody lies always or never, and one is known."""
+    rng = brief.rng
+    people = rng.sample(NAMES, brief.by_level(2, 3, rng.randint(4, 5)))
+    honest = {name: rng.random() < 0.5 for name in people}
+    words = {True: "tells the truth", False: "lies"}
+    facts = [f"{people[0]} {words[honest[people[0]]]}."]
+    for speaker, other in pairwise(people):
+        said = honest[other] == honest[speaker]  # a liar says the opposite
+        facts.append(f"{speaker} says that {other} {words[said]}.")
+    if brief.level > 2:
+        rng.shuffle(facts)
+    steps = ", ".join(f"{name} {words[honest[name]]}" for name in people)
+    asked = people[-1]
+    return brief.ask(
+        "liars",
+        f"{steps}. Answer: {'yes' if honest[asked] else 'no'}",
+        task=(asked, *sorted(facts)),
+        facts=" ".join(facts),
+        name=asked,
     )
 
 
 REASONING: Final[dict[str, Family]] = {
     "order": order,
     "expression": expression,
+    "equation": equation,
     "syllogism": syllogism,
     "direction": direction,
-}
-PROBLEM_SOLVING: Final[dict[str, Family]] = {
-    "tally": tally,
-    "boxes": boxes,
-    "clock": clock,
-    "coins": coins,
+    "parity": parity,
+    "liars": liars,
 }

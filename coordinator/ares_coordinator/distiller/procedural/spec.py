@@ -11,7 +11,7 @@ from ares_p2p.errors import PayloadMalformed
 
 @dataclass(frozen=True, slots=True)
 class CheckSpec:
-    """A parsed check: `kind`, and fields that are text, a number, or a list of either."""
+    """A parsed check: `kind`, and fields that are text, a number, or a list of texts."""
 
     kind: str
     fields: Mapping[str, object]
@@ -50,11 +50,4 @@ class CheckSpec:
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise PayloadMalformed(f"check field {name!r} must be a list of texts")
-        return value
-
-    def numbers(self, name: str) -> list[int]:
-        """Return a field that must be a list of integers."""
-        value = self.fields.get(name)
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise PayloadMalformed(f"check field {name!r} must be a list of integers")
         return value

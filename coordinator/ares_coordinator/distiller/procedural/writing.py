@@ -1,15 +1,14 @@
-"""Generators of `creative` and `instruction`.
+"""Generators of `creative`: texts under constraints.
 
-Creative rows teach form only: a program can count lines and find rhymes, it cannot judge beauty.
+They teach form only: a program can count words and lines, it cannot judge beauty. Both sides of the
+split have their own sentences, so that no held-out answer can be recited.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from typing import Final
 
-from ares_coordinator.distiller.procedural.draft import Draft, Family, ask, listing
+from ares_coordinator.distiller.procedural.draft import Brief, Draft, Family, listing
 from ares_coordinator.distiller.procedural.words import (
     ADJECTIVES,
     ANIMALS,
@@ -20,14 +19,38 @@ from ares_coordinator.distiller.procedural.words import (
     VERBS,
 )
 
-STORIES: Final = {  # mood -> three sentences about an animal, a thing and a place
-    "happy": "The {a} found a {t} in the {p}. It danced with joy. Everybody came to see the {t}.",
-    "sad": "The {a} lost its {t} in the {p}. It searched all night. The {t} was gone for ever.",
-    "funny": "The {a} wore a {t} as a hat. All the {p} laughed. The {a} took a bow.",
-    "scary": "The {a} heard a {t} fall in the dark {p}. Nobody was there. Then the {t} moved again.",
-    "calm": "The {a} sat in the {p} beside a {t}. The rain fell softly. The {a} closed its eyes.",
-    "brave": "The {a} carried the {t} into the {p}. The storm was strong. The {a} did not turn back.",
-}
+COUNTS: Final = {2: "two", 3: "three", 4: "four"}
+# beginning, middle and end of a story with an animal {a}, a thing {t}, a place {p}, another thing {o}
+BEGINNINGS: Final = (
+    "The {a} found a {t} in the dust.",
+    "One day the {a} lost its {t}.",
+    "A {a} had an old {t}.",
+    "The {a} dreamed of a {t}.",
+    "There was a {a} who wanted a {t}.",
+)
+PLACED: Final = (
+    "It walked all night to the {p}.",
+    "Nobody had looked in the {p}.",
+    "The {p} was dark and cold.",
+    "So it went to the {p} and waited.",
+    "Rain fell on the {p}.",
+)
+ADDED: Final = (
+    "A friend brought the {o}.",
+    "Under a stone lay the {o}.",
+    "Then it saw the {o}.",
+)
+ENDINGS: Final = (
+    "In the end all of them laughed.",
+    "It was happy again.",
+    "That was the end of it.",
+    "Everybody went home.",
+)
+HELD_OUT_BEGINNINGS: Final = ("Long ago a {a} carried a {t}.", "My {a} hid its {t} from us.")
+HELD_OUT_PLACED: Final = ("We ran towards the {p}.", "Far away stood the {p}.")
+HELD_OUT_ADDED: Final = ("Somebody sold us the {o}.", "Next to it was the {o}.")
+HELD_OUT_ENDINGS: Final = ("Since then we sleep well.", "Who can say why?")
+
 RHYMES: Final = (
     "sea tree free bee",
     "night light bright sight",
@@ -46,148 +69,127 @@ RHYMES: Final = (
     "stone bone alone phone",
     "song long strong gong",
 )
-LINES: Final = (  # first and second line of a couplet, by the place of the two words
+LINES: Final = (
     ("We sing about the {}", "and then we think of {}"),
     ("I had a dream of {}", "and woke to look for {}"),
     ("Come walk with me to {}", "and we shall talk of {}"),
 )
-CASES: Final = ("upper case", "lower case", "title case")
+HELD_OUT_LINES: Final = (("All day they spoke of {}", "but you and I of {}"),)
+
+# sentences about {w} by their number of words; {x} is a place for a word of choice
+PATTERNS: Final = {
+    3: ("The {w} {v}.", "A {w} {v}."),
+    4: ("The {j} {w} {v}.", "Now the {w} {v}."),
+    5: ("Today the {j} {w} {v}.", "The {w} {v} and {v2}."),
+    6: ("The {j} {w} {v} and {v2}.", "A {j} and {j2} {w} {v}."),
+    7: ("Today the {j} {w} {v} and {v2}.", "Now a {j} and {j2} {w} {v}."),
+    8: ("The {j} and {j2} {w} {v} and {v2}.", "Here and now the {j} {w} only {v}."),
+}
+HELD_OUT_PATTERNS: Final = {
+    3: ("My {w} {v}.",),
+    4: ("My {j} {w} {v}.",),
+    5: ("Our {w} {v}, then {v2}.",),
+    6: ("My {j}, {j2} {w} often {v}.",),
+    7: ("At night my {j} {w} {v} alone.",),
+    8: ("At night our {j}, {j2} {w} {v} alone.",),
+}
 
 
-def story(rng: random.Random) -> Draft:
-    """Three sentences with three given words, in a given mood."""
-    animal, thing, place = rng.choice(ANIMALS), rng.choice(THINGS), rng.choice(PLACES)
-    mood = rng.choice(list(STORIES))
-    opening = rng.choice(
-        ("Write a {} story of three sentences", "Tell a {} tale in three sentences")
+def story(brief: Brief) -> Draft:
+    """Two to four sentences with two to four given words."""
+    rng, held = brief.rng, brief.held_out
+    thing, other = rng.sample(THINGS, 2)
+    words = [rng.choice(ANIMALS), thing, rng.choice(PLACES), other][: brief.by_level(2, 3, 4)]
+    sentences = [rng.choice(HELD_OUT_BEGINNINGS if held else BEGINNINGS)]
+    if brief.level > 1:
+        sentences.append(rng.choice(HELD_OUT_PLACED if held else PLACED))
+    if brief.level > 2:
+        sentences.append(rng.choice(HELD_OUT_ADDED if held else ADDED))
+    sentences.append(rng.choice(HELD_OUT_ENDINGS if held else ENDINGS))
+    slots = dict(zip("atpo", words, strict=False))
+    text = " ".join(sentences).format(**slots)
+    return brief.ask(
+        "story",
+        text,
+        task=(str(len(sentences)), *words),
+        n=COUNTS[len(sentences)],
+        words=listing(words),
     )
-    return ask(
-        f"{opening.format(mood)} with the words {animal}, {thing} and {place}.",
-        STORIES[mood].format(a=animal, t=thing, p=place),
-        spec={"mood": mood, "words": [animal, thing, place]},
-    )
 
 
-def couplet(rng: random.Random) -> Draft:
-    """Two lines that end with two given words that rhyme."""
+def couplet(brief: Brief) -> Draft:
+    """Two lines that end with, or name, two given words that rhyme."""
+    rng = brief.rng
     first, second = rng.sample(rng.choice(RHYMES).split(), 2)
-    number = rng.randrange(len(LINES))
-    verb = ("sing", "dream", "walk")[number]
+    one, two = rng.choice(HELD_OUT_LINES if brief.held_out else LINES)
     name = rng.choice(NAMES)
-    lines = f"{LINES[number][0].format(first)},\n{LINES[number][1].format(second)}, dear {name}."
-    return ask(
-        f"Write a couplet for {name} about a {verb}: the first line ends with {first}, the second "
-        f"line names {second}.".replace("a sing", "a song"),
-        lines,
-        spec={"name": name, "first": first, "second": second},
+    return brief.ask(
+        "couplet",
+        f"{one.format(first)},\n{two.format(second)}, dear {name}.",
+        task=(name, first, second),
+        name=name,
+        first=first,
+        second=second,
     )
 
 
-def alliteration(rng: random.Random) -> Draft:
-    """A sentence whose words all begin with one letter, from given nouns."""
+def alliteration(brief: Brief) -> Draft:
+    """A sentence of given words that all begin with one letter."""
+    rng = brief.rng
     while True:
-        animal = rng.choice(ANIMALS)
+        animal = rng.choice((*ANIMALS, *NOUNS, *THINGS))
         adjectives = [word for word in ADJECTIVES if word[0] == animal[0]]
         verbs = [word for word in VERBS if word[0] == animal[0]]
         if adjectives and verbs:
             break
-    names = [name for name in NAMES if name[0].lower() == animal[0]]
-    owner = [rng.choice(names)] if names else []
-    chosen = rng.sample(adjectives, min(len(adjectives), rng.choice((1, 2))))
+    chosen = rng.sample(adjectives, min(len(adjectives), brief.by_level(1, 2, 3)))
     verb = rng.choice(verbs)
-    words = [*owner, *chosen, animal, verb]
-    opening = f"{owner[0]}'s" if owner else "The"
-    return ask(
-        f"Make a sentence in which the words begin with {animal[0]}, "
-        f"out of {listing(rng.sample(words, len(words)))}.",
-        f"{opening} {', '.join(chosen)} {animal} {verb}.",
-        spec={"letter": animal[0], "words": sorted(words)},
+    words = [*chosen, animal, verb]
+    return brief.ask(
+        "alliteration",
+        f"The {', '.join(chosen)} {animal} {verb}.",
+        task=(animal[0], *sorted(words)),
+        letter=animal[0],
+        words=listing(rng.sample(words, len(words))),
     )
 
 
-def acrostic(rng: random.Random) -> Draft:
-    """Lines whose first letters spell a word: an adjective and a noun in each."""
-    word = rng.choice([w for w in (*ANIMALS, *THINGS, *NOUNS) if len(w) in (3, 4)])
+def acrostic(brief: Brief) -> Draft:
+    """Lines whose first letters spell a word: two words in each."""
+    rng = brief.rng
+    size = brief.by_level(3, 4, 5)
+    word = rng.choice([w for w in (*ANIMALS, *THINGS, *NOUNS) if len(w) == size])
     lines = []
     for letter in word:
         first = [w for w in (*ADJECTIVES, *VERBS, *NAMES) if w[0].lower() == letter]
         second = [w for w in NOUNS if w[0] == letter] or ["moon"]
-        lines.append(f"{rng.choice(first).capitalize()} {rng.choice(second)}")
+        lines.append(f"{rng.choice(first or [letter]).capitalize()} {rng.choice(second)}")
     name = rng.choice(NAMES)
-    return ask(
-        f"Write an acrostic of {word} for {name}. Each line has two words.",
-        "\n".join(lines),
-        spec={"word": word, "name": name},
-    )
+    return brief.ask("acrostic", "\n".join(lines), task=(word, name), word=word, name=name)
 
 
-def edit(rng: random.Random) -> Draft:
-    """Sort or reverse some words, and perhaps change their case."""
-    words = rng.sample(rng.choice((ANIMALS, THINGS, PLACES, NOUNS)), rng.randint(3, 5))
-    action = rng.choice(("sort", "reverse", "copy"))
-    case = rng.choice(("", *CASES))
-    if not case and action == "copy":
-        case = "upper case"
-    done = {"sort": sorted(words), "reverse": words[::-1], "copy": words}[action]
-    shown: dict[str, Callable[[str], str]] = {
-        "": str,
-        "upper case": str.upper,
-        "lower case": str.lower,
-        "title case": str.title,
-    }
-    verb = {
-        "sort": "Sort these words",
-        "reverse": "Reverse the order of these words",
-        "copy": "Repeat these words",
-    }[action]
-    return ask(
-        f"{verb}{f' in {case}' if case else ''}: {', '.join(words)}.",
-        ", ".join(shown[case](word) for word in done),
-        spec={"action": action, "case": case, "words": words},
-    )
-
-
-def numbers(rng: random.Random) -> Draft:
-    """Sort numbers, or find the largest, the smallest or the sum."""
-    values = rng.sample(range(1, 100), rng.randint(3, 5))
-    action = rng.choice(("from small to large", "from large to small", "largest", "smallest"))
-    shown = ", ".join(map(str, values))
-    if action.startswith("from"):
-        done = sorted(values, reverse=action == "from large to small")
-        prompt, answer = f"Sort the numbers {shown} {action}.", ", ".join(map(str, done))
-    else:
-        best = max(values) if action == "largest" else min(values)
-        prompt, answer = f"Which is the {action} number of {shown}?", str(best)
-    return ask(prompt, answer, spec={"action": action, "values": values})
-
-
-def pick(rng: random.Random) -> Draft:
-    """One word of a list, by its place or its first letter."""
-    words = rng.sample(rng.choice((ANIMALS, THINGS, PLACES)), rng.randint(3, 5))
-    ordinal = rng.choice(("first", "second", "third", "last"))
-    place = {"first": 0, "second": 1, "third": 2, "last": -1}[ordinal]
-    answer = words[place]
-    style = rng.choice(("", " in upper case", " with a question mark"))
-    shown = {"": answer, " in upper case": answer.upper(), " with a question mark": answer + "?"}[
-        style
-    ]
-    return ask(
-        f"Answer with the {ordinal} word{style}: {', '.join(words)}.",
-        shown,
-        spec={"ordinal": ordinal, "style": style.strip(), "words": words},
-    )
-
-
-def swap(rng: random.Random) -> Draft:
-    """Replace a word wherever it stands."""
-    pool = rng.sample(rng.choice((ANIMALS, THINGS, PLACES)), 4)
-    old, new, *others = pool
-    words = [old, *others, old]
-    rng.shuffle(words)
-    return ask(
-        f"Replace {old} by {new}: {' '.join(words)}.",
-        " ".join(new if word == old else word for word in words),
-        spec={"old": old, "new": new, "words": words},
+def counted(brief: Brief) -> Draft:
+    """A sentence of an exact number of words, perhaps without a letter."""
+    rng = brief.rng
+    patterns = HELD_OUT_PATTERNS if brief.held_out else PATTERNS
+    while True:
+        n = rng.randint(*((3, 5), (3, 8), (4, 8))[brief.by_level(0, 1, 2)])
+        word = rng.choice((*ANIMALS, *THINGS, *NOUNS))
+        adjectives, verbs = rng.sample(ADJECTIVES, 2), rng.sample(VERBS, 2)
+        text = rng.choice(patterns[n]).format(
+            w=word, j=adjectives[0], j2=adjectives[1], v=verbs[0], v2=verbs[1]
+        )
+        unused = sorted(set("bcdfgklmopqsuvwxyz") - set(text.lower()))
+        if unused and len(text.split()) == n:
+            break
+    banned = rng.choice(unused) if brief.level > 2 else ""
+    return brief.ask(
+        "counted",
+        text,
+        task=(str(n), word, banned),
+        n=n,
+        word=word,
+        rule=f", without the letter {banned}" if banned else "",
     )
 
 
@@ -196,10 +198,5 @@ CREATIVE: Final[dict[str, Family]] = {
     "couplet": couplet,
     "alliteration": alliteration,
     "acrostic": acrostic,
-}
-INSTRUCTION: Final[dict[str, Family]] = {
-    "edit": edit,
-    "numbers": numbers,
-    "pick": pick,
-    "swap": swap,
+    "counted": counted,
 }
