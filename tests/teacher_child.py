@@ -14,12 +14,14 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from ares_coordinator.distiller.apikey import VARIABLE
 from ares_coordinator.distiller.authored import Accepted
 from ares_coordinator.distiller.authoring import open_author
-from ares_coordinator.settings import TeacherSection
+from ares_coordinator.settings import CoordinatorSettings, TeacherSection
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import SystemClock
 from ares_p2p.shards import encode_row
+from dataset_maker import open_maker
 from teacher_server import KEY
 
 
@@ -55,3 +57,16 @@ async def _run(folder: Path, teacher: TeacherSection, counts: dict[str, int], se
     (folder / "rows.jsonl").write_bytes(b"".join(rows))
     facts = {"short": report.short, "accepted": report.accepted, "requests": report.requests}
     (folder / "report.json").write_text(json.dumps(facts))
+
+
+def make(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the rows of the first cycle as the engine does, with its statistics stored at the end."""
+    os.environ[VARIABLE] = KEY
+    asyncio.run(_make(folder, CoordinatorSettings.model_validate(settings)))
+    os._exit(0)
+
+
+async def _make(folder: Path, settings: CoordinatorSettings) -> None:
+    async with open_maker(folder, settings, clock=SystemClock()) as (maker, row):
+        found, _ = await maker.make(row)
+        await maker.db.call(maker.db.store.save_dataset, found)

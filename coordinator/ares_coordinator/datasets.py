@@ -6,7 +6,8 @@ it generated simply generates again, and nothing is paid twice.
 
 When the teacher cannot be asked (no key, no credit, no permission, a cap, no network), the settings
 decide: "wait" raises, and the engine tries again and shows why; "procedural" fills the rest with
-rows that are made and checked by a program, and says so.
+rows that are made and checked by a program, and says so. A program also makes what the teacher was
+asked for again and again in vain: waiting would not help.
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ from pathlib import Path
 
 import structlog
 
-from ares_coordinator.datacard import write_card
+from ares_coordinator.datacard import CardFacts, write_card
 from ares_coordinator.distiller.apikey import find_api_key, need_api_key
 from ares_coordinator.distiller.authored import Accepted, AuthorProgress
 from ares_coordinator.distiller.authoring import open_author
 from ares_coordinator.distiller.filters import Screen
-from ares_coordinator.distiller.filters.contamination import SUFFIX, NgramIndex
+from ares_coordinator.distiller.filters.contamination import (
+    SUFFIX,
+    ContaminationFilter,
+    NgramIndex,
+)
 from ares_coordinator.distiller.pipeline import Dataset, Progress, build_dataset
 from ares_coordinator.distiller.procedural import ProceduralTeacher
 from ares_coordinator.distiller.requests import check_permission
 from ares_coordinator.layout import DataLayout
+from ares_coordinator.replay import Replay, choose_replay, with_replay, written_texts
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.rows import CategoryCount, CycleRow, DatasetRow
 from ares_coordinator.store.thread import StoreThread
+from ares_coordinator.teacherstate import Condition, TeacherState, name_of, note_teacher
 from ares_p2p.clock import Clock
 from ares_p2p.domain import CATEGORIES
-from ares_p2p.errors import TeacherAway, TeacherFault
+from ares_p2p.errors import AresError, TeacherAway, TeacherBudgetSpent, TeacherFault
 from ares_p2p.files import write_atomically
 from ares_p2p.shards import Example
-from ares_p2p.shards.format import decode_row, encode_jsonl
+from ares_p2p.shards.format import decode_jsonl, decode_row, encode_jsonl
 
 CHARACTERS_PER_TOKEN = 4  # for the statistics only: English text, common tokenizers
 TAUGHT = "taught.jsonl"  # what the teacher wrote; renewed whenever the rows are made
@@ -52,12 +59,21 @@ class Taught:
     """What came of asking the teacher.
 
     Attributes:
-        fallback: why a program made the rest; "" when it did not.
+        rejected: by label.
+        short: category -> why it has fewer rows than were asked, after trying again.
+        capped: categories among them that reached their cap.
+        fault: why a program made the rest; None when it did not.
     """
 
     rows: list[Example] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
-    fallback: str = ""
+    short: dict[str, str] = field(default_factory=dict)
+    capped: set[str] = field(default_factory=set)
+    fault: AresError | None = None
+
+    def why_short(self) -> str:
+        """Return which categories have fewer rows than were asked, and why."""
+        return "; ".join(f"{name}: {why}" for name, why in sorted(self.short.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +101,25 @@ class DatasetMaker:
         taught = Taught()
         if self.settings.teacher.kind != "procedural":
             taught = await self._teach(row, imported)
-        dataset = await asyncio.to_thread(self._build, row, [*imported, *taught.rows])
+        benchmarks = await asyncio.to_thread(benchmarks_of, self.files)
+        given = [*imported, *taught.rows]
+        dataset = await asyncio.to_thread(self._build, row, given, benchmarks)
+        earlier = await self._earlier(row)
+        replay = await asyncio.to_thread(self._replay, row, dataset, earlier, benchmarks)
         rejected = Counter(dict(dataset.rejected))
         rejected.update(taught.rejected)
+        rejected.update(read_left_out(self.files, row.cycle))
+        fallback = "" if taught.fault is None else str(taught.fault)
+        facts = CardFacts(
+            replay=replay,
+            compared_with=tuple((index.name, len(index)) for index in benchmarks),
+            fallback=fallback,
+        )
         cost = await self._cost_microusd(row.cycle)
-        found = await asyncio.to_thread(self._write, row, dataset, rejected, cost)
-        return found, taught.fallback
+        mixed = with_replay(dataset, replay)
+        found = await asyncio.to_thread(self._write, row, mixed, facts, rejected, cost)
+        await self._note(row, taught.fault)
+        return found, fallback
 
     def wanted(self) -> dict[str, int]:
         """Return how many rows a cycle has of each category, both sides of the split together."""
@@ -123,13 +152,42 @@ class DatasetMaker:
         except (TeacherFault, TeacherAway) as fault:
             if self.settings.teacher.fallback == "wait":
                 raise
-            taught.fallback = str(fault)
-            log.warning("teacher_fallback", code=fault.code, why=fault.message)
+            taught.fault = fault
+        else:
+            taught.fault = self._short(taught)
+        if taught.fault is not None:
+            log.warning("teacher_fallback", code=taught.fault.code, why=taught.fault.message)
         content = encode_jsonl(taught.rows)
         folder = self.files.raw_rows(row.cycle)
         folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(write_atomically, folder / TAUGHT, content, durable=True)
         return taught
+
+    def _short(self, taught: Taught) -> TeacherFault | None:
+        """Return why a program makes what the teacher did not.
+
+        Raises: TeacherBudgetSpent: a category reached its cap, and the settings say to wait.
+        """
+        if not taught.short:
+            return None
+        if not taught.capped:
+            return TeacherFault(taught.why_short())
+        fault = TeacherBudgetSpent(
+            taught.why_short(), hint="Raise teacher.cap_usd_per_category in config.toml."
+        )
+        if self.settings.teacher.fallback == "wait":
+            raise fault
+        return fault
+
+    async def _note(self, row: CycleRow, fault: AresError | None) -> None:
+        """Keep how the teacher is."""
+        now_ms, name = self.clock.now_ms(), name_of(self.settings.teacher)
+        state = TeacherState(Condition.OK, name, row.cycle, now_ms)
+        if fault is not None:
+            state = TeacherState(
+                Condition.FALLBACK, name, row.cycle, now_ms, fault.code, fault.message, fault.hint
+            )
+        await self.db.call(note_teacher, self.db.store, state)
 
     def _say_progress(self, now: AuthorProgress) -> None:
         cost = now.cost_microusd / 1e6
@@ -146,7 +204,7 @@ class DatasetMaker:
 
     # --- the dataset ---------------------------------------------------------------------------
 
-    def _build(self, row: CycleRow, given: list[Example]) -> Dataset:
+    def _build(self, row: CycleRow, given: list[Example], benchmarks: list[NgramIndex]) -> Dataset:
         def progress(now: Progress) -> None:
             self.say(f"generate {now.category}: {now.accepted} of {now.wanted}")
 
@@ -155,11 +213,44 @@ class DatasetMaker:
             counts=self.wanted(),
             seed=self.seed_of(row),
             given=given,
+            leave_out=ContaminationFilter(benchmarks),
             on_progress=progress,
         )
 
+    async def _earlier(self, row: CycleRow) -> dict[int, Path]:
+        """Return where the training rows of earlier cycles lie that the model learnt from."""
+        done = await self.db.call(self.db.store.cycles)
+        paths = {
+            item.cycle: self.files.dataset(item.cycle) / "train.jsonl"
+            for item in done
+            if item.promoted and item.cycle < row.cycle
+        }
+        return {cycle: path for cycle, path in paths.items() if path.is_file()}
+
+    def _replay(
+        self,
+        row: CycleRow,
+        dataset: Dataset,
+        earlier: Mapping[int, Path],
+        benchmarks: list[NgramIndex],
+    ) -> Replay:
+        if not earlier:
+            return Replay()
+        return choose_replay(
+            earlier,
+            dataset,
+            share=self.settings.data.replay_share,
+            seed=self.seed_of(row),
+            indices=[*benchmarks, *held_out_before(self.files, row.cycle)],
+        )
+
     def _write(
-        self, row: CycleRow, dataset: Dataset, rejected: Counter[str], cost_microusd: int
+        self,
+        row: CycleRow,
+        dataset: Dataset,
+        facts: CardFacts,
+        rejected: Counter[str],
+        cost_microusd: int,
     ) -> DatasetRow:
         folder = self.files.dataset(row.cycle)
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +273,7 @@ class DatasetMaker:
             disk_bytes=size_bytes,
             updated_ms=self.clock.now_ms(),
         )
-        write_card(folder, dataset, found)
+        write_card(folder, dataset, found, facts)
         return found
 
 
@@ -217,11 +308,15 @@ async def ask_teacher(
         screen=screen,
         on_progress=on_progress,
     ) as author:
-        async for one in author.rows():
-            if isinstance(one, Accepted):
-                into.rows.append(one.example)
-            else:
-                into.rejected[one.reason] += 1
+        try:
+            async for one in author.rows():
+                if isinstance(one, Accepted):
+                    into.rows.append(one.example)
+                else:
+                    into.rejected[one.reason] += 1
+        finally:
+            report = author.report()
+            into.short, into.capped = dict(report.short), set(report.capped)
 
 
 def category_counts(dataset: Dataset) -> tuple[CategoryCount, ...]:
@@ -247,20 +342,44 @@ def read_imported(files: DataLayout, cycle: int) -> list[Example]:
     ]
 
 
+def left_out_path(rows: Path) -> Path:
+    """Return where it is kept how many rows were left out beside those imported into `rows`."""
+    return rows.with_suffix(".left-out.json")
+
+
+def read_left_out(files: DataLayout, cycle: int) -> Counter[str]:
+    """Return how many rows were left out when rows were imported for a cycle, by label."""
+    total: Counter[str] = Counter()
+    for path in files.raw_rows(cycle).glob(IMPORTED):
+        beside = left_out_path(path)
+        if beside.is_file():
+            total.update(json.loads(beside.read_bytes()))
+    return total
+
+
+def benchmarks_of(files: DataLayout) -> list[NgramIndex]:
+    """Return the indices of evaluation sets that the operator put there, by name.
+
+    Raises: ConfigFault: one is damaged.
+    """
+    return [NgramIndex.load(path) for path in sorted(files.evaluation_sets.glob(f"*{SUFFIX}"))]
+
+
+def held_out_before(files: DataLayout, cycle: int) -> list[NgramIndex]:
+    """Return what was said in the held-out rows of every earlier cycle."""
+    indices = []
+    for number in range(1, cycle):
+        path = files.dataset(number) / "eval.jsonl"
+        if path.is_file():
+            texts = written_texts(decode_jsonl(path.read_bytes()))
+            indices.append(NgramIndex.of(f"held out in cycle {number}", texts))
+    return indices
+
+
 def screen_of(settings: CoordinatorSettings, files: DataLayout, cycle: int) -> Screen:
     """Return the filters that written and imported rows of a cycle must pass.
 
     Raises: ConfigFault: an index of an evaluation set that is damaged.
     """
-    indices = [NgramIndex.load(path) for path in sorted(files.evaluation_sets.glob(f"*{SUFFIX}"))]
-    for number in range(1, cycle):
-        held_out = files.dataset(number) / "eval.jsonl"
-        if held_out.is_file():
-            indices.append(NgramIndex.of(f"held out in cycle {number}", _written_texts(held_out)))
+    indices = [*benchmarks_of(files), *held_out_before(files, cycle)]
     return Screen(languages=settings.data.languages, indices=indices)
-
-
-def _written_texts(path: Path) -> list[str]:
-    """Return what was said in held-out rows that no program made: templates are no secrets."""
-    rows = (json.loads(line) for line in path.read_bytes().splitlines())
-    return [turn["content"] for row in rows if not row["check"] for turn in row["messages"]]

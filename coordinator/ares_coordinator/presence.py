@@ -17,6 +17,7 @@ from ares_p2p.ids import PeerId
 from ares_p2p.rounds.audits import AUDITOR_ROLE, TRAINER_ROLE
 
 PRESENT_FOR_MS = 35_000  # three announcements of a peer
+LATELY_MS = 600_000  # who was here so lately may have left a commit in the DHT
 NOTED_EVERY_MS = 60_000  # how often an announcement is worth a write to the disk
 MAX_REMEMBERED = 4_096
 MAX_TOKENS_PER_S = 1e7  # a display's bound; nothing is paid by it
@@ -89,6 +90,15 @@ class Presence:
     def working_on(self, cycle: int, *, now_ms: int) -> set[PeerId]:
         """Return the present peers that train in a cycle: a round waits for them."""
         return self._of_role(TRAINER_ROLE, cycle, now_ms=now_ms)
+
+    def lately_on(self, cycle: int, *, now_ms: int) -> set[PeerId]:
+        """Return who trained in a cycle a while ago, also who is silent since."""
+        return {
+            peer
+            for peer, seen in self._seen.items()
+            if (seen.cycle, seen.role) == (cycle, TRAINER_ROLE)
+            and now_ms - seen.seen_ms <= LATELY_MS
+        }
 
     def auditors_of(self, cycle: int, *, now_ms: int) -> set[PeerId]:
         """Return the present peers that are prepared to audit a cycle: no round waits for them."""

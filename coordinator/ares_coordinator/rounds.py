@@ -2,8 +2,8 @@
 
 One round is four transactions: opened with its plan, commits as they come, closed with its
 commit set, finished with its manifest, pending credit and audits. Killed between any two, the
-next start finds the round where it was and goes on; peers that committed meanwhile have left
-their commits in the DHT.
+next start finds the round where it was and goes on; peers that could not hand their commits in
+have left them in the DHT, which is searched when somebody who was here lately is missing.
 
 A round is finished when the look at the state before it is over (`alarm.watch`): if the round
 before turned out to be poisoned, this one's manifest corrects it, and its own contributions are
@@ -264,7 +264,12 @@ class RoundKeeper:
             await self.clock.sleep(TICK_S)
             if book.commits:
                 failpoint(f"round-{row.round}-commit")
-        await self.desk.take_from_dht(self.records)
+        lately = self.presence.lately_on(self.cycle.number, now_ms=self.clock.now_ms())
+        is_somebody_missing = (
+            not book.commits or not lately <= book.commits.keys() | self.desk.refused
+        )
+        if earliest_ms or is_somebody_missing:  # a search costs every node some kilobytes
+            await self.desk.take_from_dht(self.records)
         if not book.commits:
             await self._reopen(row)
             return

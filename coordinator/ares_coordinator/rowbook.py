@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ares_coordinator.datasets import IMPORTED, read_imported, screen_of
+from ares_coordinator.datasets import IMPORTED, left_out_path, read_imported, screen_of
 from ares_coordinator.distiller.filters import Reject, Screen
 from ares_coordinator.distiller.formats import RowFault
 from ares_coordinator.distiller.procedural import verify_all
@@ -16,7 +16,7 @@ from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import CyclePhase
-from ares_p2p.errors import ConfigFault
+from ares_p2p.errors import AresError, ConfigFault
 from ares_p2p.files import write_atomically
 from ares_p2p.ids import sha256
 from ares_p2p.shards import Example
@@ -32,8 +32,10 @@ class Imported:
 
     Attributes:
         path: where they lie now; None when none was taken.
-        rejected: by reason, rows that were read and left out.
+        rejected: by label, rows that were read, or written by the teacher, and left out.
         faults: rows that could not be read.
+        short: why there are fewer rows than were asked for; "" when there are not.
+        fault: what ended it early; what came before it is stored.
     """
 
     cycle: int
@@ -42,6 +44,8 @@ class Imported:
     rejected: Counter[str] = field(default_factory=Counter)
     faults: list[RowFault] = field(default_factory=list)
     faulty: int = 0
+    short: str = ""
+    fault: AresError | None = None
 
 
 def next_cycle(store: Store) -> int:
@@ -61,17 +65,25 @@ def bring_rows(
     cycle: int,
     on_progress: Callable[[int], None],
     store: bool = True,
+    wanted: int | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> Imported:
     """Filter rows and store the good ones for a cycle. The same rows twice are stored once.
 
     Args:
         store: False: only say what would come of it.
+        wanted: read no more rows when so many are good.
+        left_out: by label, rows that were left out before; they are counted with the others.
     Raises: ConfigFault: a damaged index of an evaluation set. DiskFull.
     """
-    result, screen, taken = Imported(cycle), screen_of(settings, files, cycle), []
+    result, screen = Imported(cycle), screen_of(settings, files, cycle)
+    taken: list[Example] = []
+    result.rejected.update(left_out or {})
     for known in read_imported(files, cycle):
         screen(known)
     for number, row in enumerate(rows):
+        if len(taken) == wanted:
+            break
         if number % REPORT_EVERY == 0:
             on_progress(number)
         if isinstance(row, RowFault):
@@ -81,7 +93,7 @@ def bring_rows(
             continue
         judged = _judged(row, screen)
         if isinstance(judged, Reject):
-            result.rejected[judged.reason] += 1
+            result.rejected[judged.label] += 1
         else:
             result.accepted[row.category] += 1
             taken.append(row)
@@ -91,6 +103,8 @@ def bring_rows(
         folder.mkdir(parents=True, exist_ok=True)
         name = IMPORTED.replace("*", sha256(content).hex()[:12])
         result.path = folder / name
+        kept = json.dumps(dict(result.rejected)).encode()
+        write_atomically(left_out_path(result.path), kept, durable=True)
         write_atomically(result.path, content, durable=True)
     return result
 
@@ -123,36 +137,3 @@ def stored_rows(files: DataLayout, cycle: int, side: str) -> Iterator[Example]:
         )
     for line in path.read_bytes().splitlines():
         yield decode_row(line)
-
-
-def texts_of(path: Path) -> Iterator[str]:
-    """Yield the texts of an evaluation set's file: every text in its JSON, or the whole file.
-
-    Raises: ConfigFault: it cannot be read.
-    """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFault(f"{path} cannot be read as text: {error}") from error
-    if path.suffix not in (".json", ".jsonl", ".ndjson"):
-        yield content
-        return
-    lines = content.splitlines() if path.suffix != ".json" else [content]
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield from _texts_in(json.loads(line))
-        except ValueError as error:
-            raise ConfigFault(f"{path}, line {number}: no JSON: {error}") from error
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts_in(item)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ares_coordinator.datasets import Taught, ask_teacher
+from ares_coordinator.datasets import IMPORTED, Taught, ask_teacher, read_imported, screen_of
 from ares_coordinator.distiller.pipeline import MAX_TRIES
 from ares_coordinator.distiller.procedural import ProceduralTeacher
+from ares_coordinator.distiller.requests import check_permission
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import base_folder, load_rows
 from ares_coordinator.rowbook import Imported, bring_rows, next_cycle
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.thread import StoreThread
 from ares_p2p.clock import SystemClock
+from ares_p2p.errors import TeacherAway, TeacherFault
+from ares_p2p.ids import sha256
 
 
 async def write_rows(
@@ -29,25 +31,36 @@ async def write_rows(
 ) -> Imported:
     """Have the configured teacher write rows for the next cycle, and store what passes.
 
-    What was answered is stored also when the teacher stops early; then its fault is raised.
+    What the filters leave out is asked for again, within the caps. What was answered is stored also
+    when the teacher stops early, and asked again after a kill it is found in the ledger: the seed
+    follows from what lies there.
 
-    Raises: TeacherFault, TeacherAway. DatabaseInUse: a coordinator runs on it. DiskFull.
+    Returns: what came of it; `short` and `fault` say why there are fewer rows than asked.
+    Raises: TeacherNotPermitted. DatabaseInUse: a coordinator runs on it. DiskFull.
     """
+    if settings.teacher.kind != "procedural":
+        check_permission(settings.teacher)
     db, clock = await StoreThread.open(target), SystemClock()
     try:
         cycle = await db.call(next_cycle, db.store)
+        seed = _seed(files, cycle, category)
         if settings.teacher.kind == "procedural":
-            # another seed than the cycle's own: the cycle makes other rows beside these
-            seed = 1 + clock.now_ms()
             source = ProceduralTeacher().generate(category, count * MAX_TRIES, seed=seed, start=0)
-            return bring_rows(
-                islice(source, count),
+            result = bring_rows(
+                source,
                 settings=settings,
                 files=files,
                 cycle=cycle,
                 on_progress=on_progress,
+                wanted=count,
             )
-        taught = Taught()
+            if result.accepted.total() < count:
+                result.short = "the procedural teacher has no more different rows"
+            return result
+        taught, fault = Taught(), None
+        screen = screen_of(settings, files, cycle)
+        for known in read_imported(files, cycle):
+            screen(known)  # so that nothing like it is written
         try:
             await ask_teacher(
                 settings,
@@ -56,17 +69,37 @@ async def write_rows(
                 clock,
                 cycle=cycle,
                 counts={category: count},
-                seed=clock.now_ms(),
+                seed=seed,
                 into=taught,
+                screen=screen,
                 on_progress=lambda now: on_progress(now.accepted),
             )
-        finally:
-            result = bring_rows(
-                taught.rows, settings=settings, files=files, cycle=cycle, on_progress=lambda _: None
-            )
+        except (TeacherFault, TeacherAway) as error:
+            fault = error
+        result = bring_rows(
+            taught.rows,
+            settings=settings,
+            files=files,
+            cycle=cycle,
+            on_progress=lambda _: None,
+            left_out=taught.rejected,
+        )
+        result.fault = fault
+        if result.accepted.total() < count:
+            result.short = taught.why_short() or (fault.message if fault else "")
         return result
     finally:
         await db.close()
+
+
+def _seed(files: DataLayout, cycle: int, category: str) -> int:
+    """Return the seed of the next rows: of what was brought before, so no two runs make the same.
+
+    It is another one than the cycle's own: the cycle makes other rows beside these.
+    """
+    names = sorted(path.name for path in files.raw_rows(cycle).glob(IMPORTED))
+    text = "\0".join((str(cycle), category, *names))
+    return int.from_bytes(sha256(b"ares/generate-seed/v1\0", text.encode())[:6], "big")
 
 
 def packing_of(settings: CoordinatorSettings, files: DataLayout, cycle: int) -> dict[str, Any]:

@@ -19,11 +19,15 @@ from aiohttp import web
 
 from ares_coordinator.api.app import ApiSettings, create_root_app
 from ares_coordinator.audit.client import ComputeWorker
+from ares_coordinator.board import RecordBoard
+from ares_coordinator.engine.conductor import Conductor
 from ares_coordinator.engine.runner import Engine
+from ares_coordinator.engine.schedule import Missed
 from ares_coordinator.gateway import Gateway
 from ares_coordinator.herald import Herald
 from ares_coordinator.intake import Intake
 from ares_coordinator.layout import DataLayout
+from ares_coordinator.operatorkey import OperatorKey, keep_operator_key
 from ares_coordinator.settings import IDENTITY_FILE, CoordinatorSettings
 from ares_coordinator.store.connect import database_target
 from ares_coordinator.store.rows import MetaKey
@@ -105,9 +109,17 @@ async def _serve(
     files, clock = DataLayout(data_dir), SystemClock()
     await node.open(files.blobs)
     db = await StoreThread.open(database_target(data_dir, settings.database.url))
-    herald = Herald(node.identity, node.network.network_id, db, node.records, clock)
+    transport = HivemindTransport(node)
+    board = RecordBoard(
+        identity=node.identity, network=node.network, transport=transport, clock=clock
+    )
+    herald = Herald(node.identity, node.network.network_id, db, node.records, clock, board)
     worker = ComputeWorker(files.logs / "worker.log")
     engine = Engine(settings, files, db, herald, node.records, node.blobs, clock, worker)
+    conductor = Conductor(
+        engine, db, clock, settings.schedule.timezone, Missed(settings.schedule.missed)
+    )
+    await conductor.load()
     intake = Intake(db, BlobStore(files.staging), node.blobs.store)
     engine.intake = intake
     engine.seat_in = functools.partial(GroupMember, node.p2p)
@@ -117,7 +129,8 @@ async def _serve(
     gateway = Gateway(
         network=node.network,
         submit=engine.handle,
-        records=HivemindTransport(node),
+        records=transport,
+        board=board,
         blobs=node.blobs,
         intake=intake,
         clock=clock,
@@ -127,19 +140,28 @@ async def _serve(
         settings.network.name, node.peer_id, addresses, settings.network.api_url
     ).encode()
     views = LiveViews(
-        settings=settings, db=db, engine=engine, node=node, clock=clock, invite=invite
+        settings=settings,
+        db=db,
+        engine=engine,
+        conductor=conductor,
+        node=node,
+        clock=clock,
+        invite=invite,
     )
-    runner = await _start_api(settings, views, gateway, files=files)
+    key = keep_operator_key(data_dir)
+    runner = await _start_api(settings, views, gateway, conductor, key, files=files)
     host, port = runner.addresses[0][:2]
+    keep_operator_key(data_dir, api=f"http://{host}:{port}")
     api_url = settings.network.api_url or f"http://{host}:{port}"
     try:
         node.control.on_submit(engine.handle)
+        node.control.on_watch(board.watch)
         await _remember_network(db, settings, node)
         on_started(Started(invite, api_url, node.peer_id))
         await _describe_network(herald, db, settings, node, api_url=api_url)
         watching = asyncio.create_task(views.watch(), name="watch")
         try:
-            await _until_stopped(engine, node, cycles=cycles, exit_when_done=exit_when_done)
+            await _until_stopped(conductor, node, cycles=cycles, exit_when_done=exit_when_done)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -151,7 +173,13 @@ async def _serve(
 
 
 async def _start_api(
-    settings: CoordinatorSettings, views: LiveViews, gateway: Gateway, *, files: DataLayout
+    settings: CoordinatorSettings,
+    views: LiveViews,
+    gateway: Gateway,
+    conductor: Conductor,
+    key: OperatorKey,
+    *,
+    files: DataLayout,
 ) -> web.AppRunner:
     api = ApiSettings(
         network_id=gateway.network.network_id,
@@ -161,6 +189,8 @@ async def _start_api(
         limited=settings.network.api_limits,
         proxies=settings.network.api_proxies,
         swarm=gateway,
+        controls=conductor,
+        operator_token=key.token,
     )
     app = create_root_app(views=views, settings=api)
     runner = web.AppRunner(app, access_log=None)
@@ -206,12 +236,16 @@ async def _describe_network(
     await herald.publish(record)
 
 
-async def _until_stopped(engine: Engine, node: Node, *, cycles: int, exit_when_done: bool) -> None:
+async def _until_stopped(
+    conductor: Conductor, node: Node, *, cycles: int, exit_when_done: bool
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    working = asyncio.create_task(engine.run(cycles=cycles), name="engine")
+    working = asyncio.create_task(
+        conductor.run(cycles=cycles, exit_when_done=exit_when_done), name="engine"
+    )
     stopping = asyncio.create_task(stop.wait(), name="stop")
     dying = asyncio.create_task(node.wait_for_death(), name="node")
     tasks = {working, stopping, dying}
@@ -224,8 +258,7 @@ async def _until_stopped(engine: Engine, node: Node, *, cycles: int, exit_when_d
                 return
             if working in done:
                 working.result()
-                if exit_when_done:
-                    return
+                return
     finally:
         for task in (working, stopping, dying):
             task.cancel()

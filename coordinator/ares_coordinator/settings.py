@@ -7,6 +7,7 @@ changing the file changes the next cycle, never a running one.
 from __future__ import annotations
 
 import tomllib
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -75,6 +76,9 @@ class DataSection(_Section):
     # Of who trains on what, of the adapter's start and of the rows, which are then the same in each
     # cycle: to compare runs. -1: all of it fresh.
     seed: int = Field(default=-1, ge=-1)
+    # Of a cycle's training rows, how many come again from earlier promoted cycles, on top of the new
+    # ones, so that less is forgotten; 0: none.
+    replay_share: float = Field(default=0.15, ge=0, le=0.5)
 
     @model_validator(mode="after")
     def _known(self) -> DataSection:
@@ -219,6 +223,22 @@ class AuditSection(_Section):
         return self
 
 
+class ScheduleSection(_Section):
+    """How the schedule is read that `ares-coordinator schedule` or the API sets."""
+
+    timezone: str = Field(default="UTC", max_length=60)  # IANA: what "daily" at 03:00 means
+    # What becomes of a cycle whose time came while the coordinator was not running.
+    missed: Literal["once", "skip"] = "once"
+
+    @model_validator(mode="after")
+    def _known(self) -> ScheduleSection:
+        try:
+            zoneinfo.ZoneInfo(self.timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"timezone: {self.timezone!r} is no IANA time zone") from error
+        return self
+
+
 class DatabaseSection(_Section):
     """Where the books are kept; "": ares.db in the data directory."""
 
@@ -255,6 +275,7 @@ class CoordinatorSettings(_Section):
     averaging: AveragingSection = AveragingSection()
     credit: CreditSection = CreditSection()
     audit: AuditSection = AuditSection()
+    schedule: ScheduleSection = ScheduleSection()
     database: DatabaseSection = DatabaseSection()
 
     @model_validator(mode="after")

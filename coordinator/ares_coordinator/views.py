@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ares_coordinator.api.views import LiveSnapshot
+from ares_coordinator.engine.conductor import Conductor
 from ares_coordinator.engine.runner import Engine
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.thread import StoreThread
@@ -31,6 +32,7 @@ class LiveViews:
         settings: CoordinatorSettings,
         db: StoreThread,
         engine: Engine,
+        conductor: Conductor,
         node: Node,
         clock: Clock,
         invite: str,
@@ -38,6 +40,7 @@ class LiveViews:
         self._settings = settings
         self._db = db
         self._engine = engine
+        self._conductor = conductor
         self._node = node
         self._clock = clock
         self._invite = invite
@@ -66,6 +69,7 @@ class LiveViews:
         """Return the present moment."""
         now_ms, engine = self._clock.now_ms(), self._engine
         present = engine.presence.present(now_ms=now_ms)
+        schedule = self._conductor.schedule
         traffic = self._node.blobs.traffic
         state = "running" if engine.activity else "idle"
         return LiveSnapshot(
@@ -83,6 +87,8 @@ class LiveViews:
             base_name=self._settings.base.name,
             base_parameters=self._base_parameters,
             ways={peer: seen.way for peer, seen in present.items()},
+            schedule="" if schedule is None else schedule.text,
+            next_cycle_ms=self._conductor.next_ms,
             round_clock=engine.keeper.clock_reason if engine.keeper else "",
         )
 

@@ -51,11 +51,8 @@ def settings(**changes: Any) -> CoordinatorSettings:
     )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A coordinator whose first cycle has its rows."""
-    folder = tmp_path_factory.mktemp("made")
-    write_settings(folder, settings())
+def made_again(folder: Path) -> None:
+    """Make the rows of the first cycle, as a coordinator does that starts again."""
 
     async def make() -> None:
         db = await StoreThread.open(folder / DATABASE_FILE)
@@ -68,6 +65,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         await db.close()
 
     asyncio.run(make())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coordinator whose first cycle has its rows."""
+    folder = tmp_path_factory.mktemp("made")
+    write_settings(folder, settings())
+    made_again(folder)
     return folder
 
 
@@ -152,7 +157,7 @@ def test_import_twice_changes_nothing(folder: Path) -> None:
     again = invoke(folder, "import", rows, *SAID, "--json")
     assert again.exit_code == 1  # nothing new
     assert json.loads(again.stdout)["accepted"] == {}
-    assert len(list(DataLayout(folder).raw_rows(1).iterdir())) == 1
+    assert len(list(DataLayout(folder).raw_rows(1).glob("import-*.jsonl"))) == 1
 
 
 def test_import_rehearsal_stores_nothing(folder: Path) -> None:
@@ -192,10 +197,24 @@ def test_index_keeps_an_evaluation_set_out(folder: Path) -> None:
     answer = GOOD[0]["messages"][1]["content"]
     path.write_text(json.dumps({"items": [{"a": answer}]}), encoding="utf-8")
     found = json.loads(run(folder, "index", "vase-bench", str(path), "--json"))
-    assert found["runs"] == 1
+    assert (found["runs"], found["texts"]) == (1, 1)
+    assert json.loads(run(folder, "indices", "--json")) == {"vase-bench": 1}
     rows = written(folder, *GOOD)
     result = json.loads(run(folder, "import", rows, *SAID, "--json"))
-    assert result["rejected"] == {"contaminated": 1}
+    assert result["rejected"] == {"contaminated:vase-bench": 1}
+    made_again(folder)
+    facts = json.loads(run(folder, "stats", "--json"))
+    assert facts["rejected"]["contaminated:vase-bench"] == 1
+    assert facts["compared_with"] == {"vase-bench": 1}
+    assert "contaminated:vase-bench" in run(folder, "stats")
+
+
+def test_index_of_nothing_is_refused(folder: Path) -> None:
+    path = folder.parent / "short.jsonl"
+    path.write_text('{"q": "Why is that?"}\n')
+    with pytest.raises(ConfigFault, match="would keep nothing out"):
+        invoke(folder, "index", "short", str(path))
+    assert "None" in run(folder, "indices")
 
 
 def test_generate_adds_rows_to_the_next_cycle(folder: Path) -> None:

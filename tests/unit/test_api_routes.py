@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from api_samples import ADDRESS, DESCRIPTOR, FakeViews, empty_views, played_views
 from ares_coordinator.api.app import create_root_app
 from ares_coordinator.store.rows import CyclePhase
+from ares_coordinator.teacherstate import Condition, TeacherState, note_teacher
 from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.domain import CATEGORIES, NetworkDescriptor, PostingState
 from ares_p2p.wire.codec import decode_envelope, open_envelope
@@ -113,6 +114,27 @@ async def test_data_counts_every_category(client: TestClient[Any, Any]) -> None:
     assert (reply["diskFiles"], reply["diskBytes"]) == (2, 4096)
     assert reply["rejectedByReason"] == {"duplicate": 3}
     assert reply["cycles"][0]["heldOutExamples"] == 11
+    assert reply["teacher"] is None
+
+
+async def test_data_says_how_the_teacher_is(client: TestClient[Any, Any], views: FakeViews) -> None:
+    waiting = TeacherState(
+        Condition.WAITING, "opus", 2, NOW, "ARES-E028", "no credit", "pay", next_try_ms=NOW + 5000
+    )
+    await views.db.call(note_teacher, views.db.store, waiting)
+    status = await get(client, "/api/ares/status")
+    assert status["data"]["teacher"] == {
+        "state": "waiting",
+        "teacher": "opus",
+        "cycle": 2,
+        "sinceMs": NOW,
+        "code": "ARES-E028",
+        "message": "no credit",
+        "hint": "pay",
+        "tries": 1,
+        "nextTryMs": NOW + 5000,
+    }
+    assert status["data"] == await get(client, "/api/ares/data")
 
 
 async def test_credits_break_down_by_tier(client: TestClient[Any, Any]) -> None:

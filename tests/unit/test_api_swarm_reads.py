@@ -55,6 +55,32 @@ async def raw(site: Site) -> AsyncIterator[Raw]:
     await made.session.close()
 
 
+# --- news ---------------------------------------------------------------------------------------
+
+
+async def test_news_are_waited_for_by_workers_alone(site: Site, raw: Raw) -> None:
+    key = key_of_kind(RoundPlan, network_id=NETWORK.network_id, cycle=1)
+    plan, digest = signed(COORDINATOR, RoundPlan, cycle=1), "ab" * 32
+    site.board.post(plan)
+    status, _, _ = await raw.send("GET", f"/watch?key={key}&known=&wait=20")
+    assert status == 200  # at once, it is news
+    known = plan.payload_sha256.hex()
+    status, _, _ = await raw.send("GET", f"/watch?key={key}&known={known}&wait=0")
+    assert status == 200
+    for path, code in (
+        (f"/watch?key={key}&wait=0", BadParameter.code),
+        (f"/watch?key={key}&known={digest}&known={digest}", BadParameter.code),
+        (f"/watch?key={key}&known=abc", PayloadMalformed.code),
+        (f"/watch?key={key}&known=&wait=-1", PayloadMalformed.code),
+        ("/watch?key=ares/other/plan/1&known=", PayloadMalformed.code),
+        ("/watch", PayloadMalformed.code),
+    ):
+        _, refusal, _ = await raw.send("GET", path)
+        assert refusal == code, path
+    status, _, _ = await raw.send("GET", f"/watch?key={key}&known=", who=None)
+    assert status in (401, 403)
+
+
 # --- records ------------------------------------------------------------------------------------
 
 

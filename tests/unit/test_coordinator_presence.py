@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from ares_coordinator.presence import (
+    LATELY_MS,
     MAX_TOKENS_PER_S,
     MAX_UPLOAD_BYTES_PER_S,
     PRESENT_FOR_MS,
@@ -40,6 +41,14 @@ def test_rounds_wait_for_trainers_and_never_for_auditors() -> None:
     assert presence.working_on(3, now_ms=2_000) == {TRAINER}
     assert presence.auditors_of(3, now_ms=2_000) == {AUDITOR}
     assert presence.working_on(4, now_ms=2_000) == presence.auditors_of(4, now_ms=2_000) == set()
+
+
+def test_who_fell_silent_may_still_have_left_a_commit() -> None:
+    presence = noted()
+    assert presence.lately_on(3, now_ms=1_000 + LATELY_MS) == {TRAINER}
+    assert presence.lately_on(3, now_ms=1_001 + LATELY_MS) == set()
+    presence.note(TRAINER, status(cycle=0, seq=2), remote=TRAINER, now_ms=2_000)  # it said goodbye
+    assert presence.lately_on(3, now_ms=2_000) == set()
 
 
 def test_auditor_is_gone_when_it_falls_silent_or_says_so() -> None:

@@ -10,10 +10,14 @@ import pytest
 from ares_coordinator.distiller.filters import Reject, Screen
 from ares_coordinator.distiller.filters.base import fences, prose
 from ares_coordinator.distiller.filters.contamination import (
+    HEADER,
     MAGIC,
+    MIN_WORDS,
+    RUN_WORDS,
     ContaminationFilter,
     NgramIndex,
     runs_of,
+    words_of,
 )
 from ares_coordinator.distiller.filters.language import LanguageFilter
 from ares_coordinator.distiller.filters.near import NearDuplicates
@@ -280,10 +284,60 @@ def test_index_holds_hashes_only(tmp_path: Path) -> None:
     NgramIndex.of("x", [STORY]).save(path)
     data = path.read_bytes()
     assert b"ferry" not in data
-    assert len(data) == len(MAGIC) + 8 * len(set(runs_of(STORY)))
+    assert len(data) == HEADER.size + 8 * len(set(runs_of(words_of(STORY), RUN_WORDS)))
 
 
-@pytest.mark.parametrize("data", [b"", b"ARESNGR1123", MAGIC + np.array([2, 1], "<u8").tobytes()])
+def test_short_text_of_a_set_is_found_within_a_longer_one(tmp_path: Path) -> None:
+    asked = "Which of the four moons of Tessaly rises last?"
+    assert MIN_WORDS <= len(words_of(asked)) < RUN_WORDS
+    NgramIndex.of("moons", [asked, "Yes, the third one."]).save(tmp_path / "moons.ngrams")
+    look = ContaminationFilter([NgramIndex.load(tmp_path / "moons.ngrams")])
+    inside = example(f"Here is a quiz for you. {asked} A) Ira B) Oma C) Una D) Evi", "B) Oma")
+    assert look(inside) == Reject("contaminated", "a run of words of moons", "moons")
+    assert look(example("Which of the four moons rises last, seen from here?", "Oma.")) is None
+    assert look(example("Is it true?", "Yes, the third one.")) is None
+
+
+def test_frame_that_all_tasks_of_a_set_share_is_not_indexed() -> None:
+    frame = "Choose the right answer from the list below and think step by step before you write it"
+    tasks = [
+        f"{frame}. {STORY[n : n + 90]} What is the number {n} called in this tale?"
+        for n in range(0, 220, 11)
+    ]
+    assert len(tasks) == 20
+    look = ContaminationFilter([NgramIndex.of("tale", tasks)])
+    assert look(example(f"{frame}. How many legs has a spider?", "Eight.")) is None
+    assert reason(look(example(tasks[7], "Eleven."))) == "contaminated"
+    passage = [f"{STORY[:150]} Question {n} about it?" for n in range(8)]
+    look = ContaminationFilter([NgramIndex.of("passage", passage)])
+    assert reason(look(example("Go on.", STORY[:150]))) == "contaminated"
+
+
+def test_text_without_spaces_is_found_by_its_characters() -> None:
+    asked = "黎明时分渡船离开了码头没有人挥手告别"
+    look = ContaminationFilter([NgramIndex.of("boats", [asked])])
+    assert reason(look(example(f"请回答:{asked}吗?", "是的。"))) == "contaminated"
+    assert look(example("黎明时分渡船来了。", "是的。")) is None
+
+
+def test_label_names_the_evaluation_set() -> None:
+    screen = Screen(indices=[NgramIndex.of("sea-bench", [STORY])])
+    assert reason(screen(example("Tell it.", STORY))) == "contaminated"
+    by_a_program = example("Tell it again.", STORY, check='{"family": "x"}')
+    assert reason(screen(by_a_program)) == "contaminated"
+    assert screen.counts == {"contaminated:sea-bench": 2}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"ARESNGR1123",
+        MAGIC,
+        HEADER.pack(MAGIC, 1 << RUN_WORDS) + np.array([2, 1], "<u8").tobytes(),
+        HEADER.pack(MAGIC, 1 << 3) + np.array([1, 2], "<u8").tobytes(),
+    ],
+)
 def test_damaged_index_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.ngrams"
     path.write_bytes(data)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ares_coordinator.distiller.filters import Deduplicator, Reject, fold
+from ares_coordinator.distiller.filters.contamination import ContaminationFilter, NgramIndex
 from ares_coordinator.distiller.pipeline import Progress, build_dataset
 from ares_coordinator.distiller.procedural import ProceduralTeacher
 from ares_coordinator.distiller.teacher import MAX_COUNT
@@ -81,6 +82,23 @@ def test_forbidden_keys_never_enter() -> None:
     )
     assert not keys & {row.key for row in (*dataset.train, *dataset.eval)}
     assert dict(dataset.rejected)["contaminated"] >= 50
+
+
+def test_row_that_quotes_a_benchmark_never_enters_whoever_made_it() -> None:
+    free = build_dataset(ProceduralTeacher(), counts={"creative": 40}, seed=2)
+    made, given = free.train[0], free.train[1]
+    index = NgramIndex.of("bench", [made.messages[0].content, given.messages[0].content])
+    dataset = build_dataset(
+        ProceduralTeacher(),
+        counts={"creative": 40},
+        seed=2,
+        given=[given],
+        leave_out=ContaminationFilter([index]),
+    )
+    rows = [*dataset.train, *dataset.eval]
+    assert len(rows) == 40
+    assert not {made.key, given.key} & {row.key for row in rows}
+    assert dict(dataset.rejected)["contaminated:bench"] >= 2
 
 
 @pytest.mark.parametrize("counts", [{"poetry": 1}, {"code": -1}, {"code": MAX_COUNT + 1}])

@@ -24,13 +24,15 @@ from ares_p2p.network.http_blobs import HttpBlobs
 from ares_p2p.network.http_control import HttpControl
 from ares_p2p.network.http_records import HttpRecords
 from ares_p2p.network.limits import Throttle
+from ares_p2p.network.record_keys import key_of_kind
 from ares_p2p.network.records_memory import InMemoryRecords
+from ares_p2p.network.watching import News, Wish
 from ares_p2p.wire.codec import seal
 from ares_peer.switched import ALONE_S, SwitchingBlobs, SwitchingControl, SwitchingRecords
 from ares_peer.switching import NODE_DIED, HttpServices, Services, Ways
 from ares_peer.ways import FIRST_HOLD_MS, LEAVE_AFTER, RETURN_AFTER, Way
 from httpfixtures import Site, commit_of, http_site, open_with_commits
-from netfixtures import ALICE, COORDINATOR, HandClock, payload, signed
+from netfixtures import ALICE, COORDINATOR, NETWORK, HandClock, payload, signed
 
 DATA = os.urandom(400_000)
 BLOB = blob_id_of(DATA)
@@ -360,3 +362,33 @@ async def test_a_failing_call_makes_the_keeper_look_at_once(
             await asyncio.sleep(0.01)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_wait_goes_on_by_the_new_way(peer: Switched) -> None:
+    key = key_of_kind(RoundPlan, network_id=NETWORK.network_id, cycle=1)
+    asked = asyncio.Event()
+
+    async def never(*_: object) -> list[News]:
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    peer.come()
+    peer.control.watch_handlers[COORDINATOR.peer_id] = never
+    waiting = asyncio.create_task(
+        peer.messages.watch([Wish(key)], to=COORDINATOR.peer_id, wait_s=20)
+    )
+    await asked.wait()
+    peer.site.board.post(signed(COORDINATOR, RoundPlan, cycle=1))
+    await peer.lose_p2p()
+    (news,) = await waiting
+    assert news.key == key
+
+
+async def test_a_wait_survives_the_nodes_death(peer: Switched) -> None:
+    key = key_of_kind(RoundPlan, network_id=NETWORK.network_id, cycle=1)
+    peer.site.board.post(signed(COORDINATOR, RoundPlan, cycle=1))
+    peer.kill_node()
+    (news,) = await peer.messages.watch([Wish(key)], to=COORDINATOR.peer_id, wait_s=20)
+    assert news.key == key
+    assert peer.ways.is_http

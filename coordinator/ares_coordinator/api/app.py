@@ -7,7 +7,7 @@ create_root_app(views=views)                              # the coordinator's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from ares_coordinator.api.access import LOCAL_PROXIES, identify, limit_requests
 from ares_coordinator.api.adapters import AdapterRoutes
 from ares_coordinator.api.edge import add_headers, json_reply, shape_faults
 from ares_coordinator.api.ledger import LedgerRoutes
+from ares_coordinator.api.operator import Controls, OperatorRoutes
 from ares_coordinator.api.routes import PublicRoutes
 from ares_coordinator.api.schemas import HealthReply, VersionReply
 from ares_coordinator.api.swarm import SwarmPort, SwarmRoutes
@@ -41,6 +42,8 @@ class ApiSettings:
         limited: whether requests a minute are counted.
         proxies: addresses of reverse proxies, which name the address of who asks.
         swarm: what the HTTPS way needs; None: there is no such way.
+        controls: what the operator may ask for; None: this API only reads.
+        operator_token: what opens them.
     """
 
     network_id: str = ""
@@ -50,6 +53,8 @@ class ApiSettings:
     limited: bool = True
     proxies: Sequence[str] = LOCAL_PROXIES
     swarm: SwarmPort | None = None
+    controls: Controls | None = None
+    operator_token: str = field(default="", repr=False)
     software: str = __version__
 
 
@@ -77,6 +82,8 @@ def create_app(
         app.add_routes(downloads.routes())
     if settings.swarm is not None:
         app.add_routes(SwarmRoutes(settings.swarm).routes())
+    if settings.controls is not None:
+        app.add_routes(OperatorRoutes(settings.controls, settings.operator_token).routes())
     return app
 
 

@@ -12,11 +12,13 @@ from ares_p2p.errors import (
     MethodRefused,
     NetworkFault,
     NotYetReleased,
+    OperatorRefused,
     Oversize,
     PeerFault,
     RateLimited,
     UnknownPath,
     UnknownWorker,
+    WrongMoment,
 )
 
 _STATUS: dict[type[AresError], HTTPStatus] = {
@@ -25,6 +27,8 @@ _STATUS: dict[type[AresError], HTTPStatus] = {
     MethodRefused: HTTPStatus.METHOD_NOT_ALLOWED,
     BadSignature: HTTPStatus.UNAUTHORIZED,
     NotYetReleased: HTTPStatus.FORBIDDEN,
+    OperatorRefused: HTTPStatus.UNAUTHORIZED,
+    WrongMoment: HTTPStatus.CONFLICT,
     BlobUnavailable: HTTPStatus.NOT_FOUND,
     Oversize: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ares_coordinator.api.present_credit import present_credits
-from ares_coordinator.api.reads import StatusRead, TrainingRead
+from ares_coordinator.api.reads import DataRead, StatusRead, TrainingRead
 from ares_coordinator.api.schemas import (
     AdapterReply,
     AlarmReply,
@@ -22,12 +22,14 @@ from ares_coordinator.api.schemas import (
     SwarmReply,
     SwarmWorker,
     TakenOutReply,
+    TeacherReply,
     TrainingReply,
 )
 from ares_coordinator.api.views import LiveSnapshot
 from ares_coordinator.ledger.tiers import TierRule
 from ares_coordinator.store.alarm_rows import AlarmRow, TakenOutRow
 from ares_coordinator.store.rows import CycleRow, DatasetRow, RecordRow, RoundCounts, RoundState
+from ares_coordinator.teacherstate import TeacherState
 from ares_p2p.domain import CATEGORIES, NetworkDescriptor
 from ares_p2p.wire.codec import decode_envelope, decode_payload
 
@@ -111,6 +113,8 @@ def present_training(read: TrainingRead, live: LiveSnapshot) -> TrainingReply:
         rounds_done=done,
         rounds_total=total,
         deadline_ms=live.deadline_ms,
+        schedule=live.schedule,
+        next_cycle_ms=live.next_cycle_ms,
         round_clock=live.round_clock,
         audits_open=read.audits.open,
         audits_lag_ms=_lag_ms(read.audits.oldest_ms, now_ms=live.at_ms),
@@ -204,8 +208,9 @@ def _swarm(read: TrainingRead, live: LiveSnapshot) -> SwarmReply:
     )
 
 
-def present_data(datasets: Sequence[DatasetRow]) -> DataReply:
-    """Return all datasets together, every category with its count."""
+def present_data(read: DataRead) -> DataReply:
+    """Return all datasets together, every category with its count, and the teacher."""
+    datasets = read.datasets
     cycles = [_dataset(row) for row in datasets]
     tokens = _sum({count.category: count.tokens for count in row.categories} for row in datasets)
     examples = _sum(row.by_category for row in cycles)
@@ -218,7 +223,22 @@ def present_data(datasets: Sequence[DatasetRow]) -> DataReply:
         rejected_by_reason=dict(_sum(row.rejected_by_reason for row in cycles)),
         disk_files=sum(row.disk_files for row in datasets),
         disk_bytes=sum(row.disk_bytes for row in datasets),
+        teacher=None if read.teacher is None else _teacher(read.teacher),
         cycles=cycles,
+    )
+
+
+def _teacher(state: TeacherState) -> TeacherReply:
+    return TeacherReply(
+        state=state.condition,
+        teacher=state.teacher,
+        cycle=state.cycle,
+        since_ms=state.since_ms,
+        code=state.code,
+        message=state.message,
+        hint=state.hint,
+        tries=state.tries,
+        next_try_ms=state.next_try_ms,
     )
 
 
@@ -278,6 +298,6 @@ def present_status(
         uptime_s=max(0, live.at_ms - live.started_ms) // 1000,
         model=present_model(read.cycles, live),
         training=present_training(read.training, live),
-        data=present_data(read.datasets),
+        data=present_data(read.data),
         credits=present_credits(read.credits, tiers),
     )

@@ -30,6 +30,7 @@ from ares_coordinator.store.rows import (
     RoundCounts,
     RoundRow,
 )
+from ares_coordinator.teacherstate import TeacherState, load_teacher_state
 from ares_p2p.domain import PostingKind
 from ares_p2p.ids import PeerId
 
@@ -51,6 +52,14 @@ class TrainingRead:
     audits: BacklogRow
     alarms: tuple[AlarmRow, ...] = ()
     taken_out: tuple[TakenOutRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DataRead:
+    """All datasets, and how the teacher is."""
+
+    datasets: tuple[DatasetRow, ...]
+    teacher: TeacherState | None  # None: none was asked yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class StatusRead:
     network_id: str
     cycles: tuple[CycleRow, ...]
     training: TrainingRead
-    datasets: tuple[DatasetRow, ...]
+    data: DataRead
     credits: CreditsRead
 
 
@@ -99,6 +108,11 @@ def read_training(store: Store) -> TrainingRead:
         alarms=store.alarms(number),
         taken_out=store.taken_out(number),
     )
+
+
+def read_data(store: Store) -> DataRead:
+    """Return the datasets and the teacher."""
+    return DataRead(store.datasets(), load_teacher_state(store))
 
 
 def read_credits(store: Store, tiers: Sequence[TierRule]) -> CreditsRead:
@@ -128,6 +142,6 @@ def read_status(store: Store, tiers: Sequence[TierRule]) -> StatusRead:
         network_id=store.meta(MetaKey.NETWORK_ID) or "",
         cycles=store.cycles(),
         training=read_training(store),
-        datasets=store.datasets(),
+        data=read_data(store),
         credits=read_credits(store, tiers),
     )

@@ -21,7 +21,13 @@ from ares_coordinator.api.present_credit import (
     present_leaderboard,
     present_worker,
 )
-from ares_coordinator.api.reads import read_credits, read_status, read_training, read_worker
+from ares_coordinator.api.reads import (
+    read_credits,
+    read_data,
+    read_status,
+    read_training,
+    read_worker,
+)
 from ares_coordinator.api.views import Views
 from ares_coordinator.ledger.tiers import TierRule
 from ares_p2p.errors import CoordinatorAway, UnknownWorker
@@ -73,9 +79,9 @@ class PublicRoutes:
         return json_reply(request, present_training(read, self.views.snapshot()))
 
     async def data(self, request: web.Request) -> web.Response:
-        """Dataset statistics."""
+        """Dataset statistics, and how the teacher is."""
         db = self.views.db
-        return json_reply(request, present_data(await db.call(db.store.datasets)))
+        return json_reply(request, present_data(await db.call(read_data, db.store)))
 
     async def credits(self, request: web.Request) -> web.Response:
         """Tiers of the network, or one worker with `?workerId=`."""

@@ -150,6 +150,8 @@ class TrainingReply(Reply):
     rounds_done: int
     rounds_total: int | None
     deadline_ms: int | None
+    schedule: str  # when cycles begin by themselves; "" where they do not
+    next_cycle_ms: int | None
     round_clock: str  # why the deadlines are as they are; "" where they are fixed
     audits_open: int
     audits_lag_ms: int | None
@@ -174,8 +176,28 @@ class DatasetCycle(CamelReply):
     updated_ms: int
 
 
+class TeacherReply(CamelReply):
+    """How the teacher is: ok, waiting (asked again at `nextTryMs`), or fallback (a program made the
+    rest). `code`, `message` and `hint` say why; "" when all is well.
+    """
+
+    state: str
+    teacher: str
+    cycle: int
+    since_ms: int
+    code: str
+    message: str
+    hint: str
+    tries: int
+    next_try_ms: int | None
+
+
 class DataReply(CamelReply):
-    """All datasets together. `costEstimate` is in US dollars."""
+    """All datasets together. `costEstimate` is in US dollars; rows that are replayed count again.
+
+    `rejectedByReason` names the evaluation set that was quoted: "contaminated:NAME". `teacher` is
+    null before one was asked.
+    """
 
     total_examples: int
     total_tokens: int
@@ -185,6 +207,7 @@ class DataReply(CamelReply):
     rejected_by_reason: dict[str, int]
     disk_files: int
     disk_bytes: int
+    teacher: TeacherReply | None
     cycles: list[DatasetCycle]
 
 

@@ -28,6 +28,8 @@ class LiveSnapshot:
     base_name: str
     base_parameters: int | None  # None: the base is not loaded yet
     ways: Mapping[PeerId, str] = field(default_factory=dict)  # p2p, relay, http: of who is online
+    schedule: str = ""  # when cycles begin by themselves; "" when they do not
+    next_cycle_ms: int | None = None
     round_clock: str = ""  # why the rounds' times are as they are; "" while nothing chose them
 
 

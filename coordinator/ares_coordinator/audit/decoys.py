@@ -150,7 +150,7 @@ class Decoys:
                 header.round,
                 commit_sha256=envelope.payload_sha256,
             )
-            self._start(self._show(identity, payload, envelope))
+            self._start(self._show(identity, payload))
             return envelope
 
         await self.desk.place(plan_sha256, commit)
@@ -172,8 +172,11 @@ class Decoys:
         now_ms = self.clock.now_ms()
         return Header(self.network_id, cycle, round_number, now_ms, now_ms)
 
-    async def _show(self, identity: Identity, commit: Commit, envelope: Envelope) -> None:
-        """Leave in the DHT what every peer leaves there: its commit and its status."""
+    async def _show(self, identity: Identity, commit: Commit) -> None:
+        """Leave in the DHT what every peer leaves there: its status.
+
+        A commit lies there only when the coordinator did not answer its author.
+        """
         status = PeerStatus(
             header=self._header(commit.header.cycle, 0),
             software=__version__,
@@ -184,7 +187,6 @@ class Decoys:
             state=commit.state,
             held_blobs=(),
         )
-        await self._publish(envelope)
         await self._publish(seal(identity, status))
 
     async def _publish(self, envelope: Envelope) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ares_coordinator.commands.evaluationsets import index, indices
 from ares_coordinator.commands.shared import (
     AsJson,
     DataDir,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ares_p2p.shards import Example
 
 app = typer.Typer(
-    help="Rows of the cycles: generate, stats, inspect, import, export, index.",
+    help="Rows of the cycles: generate, stats, teacher, inspect, import, export, index, indices.",
     no_args_is_help=True,
 )
 
@@ -92,7 +93,9 @@ def generate(
         result = asyncio.run(
             write_rows(settings, files, target_of(data_dir), category, count, on_progress=show)
         )
-    _show_imported(result, as_json=as_json)
+    _show_imported(result, as_json=as_json, wanted=count)
+    if result.fault is not None:
+        raise result.fault
 
 
 def _estimate_facts(found: Estimate) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Show rows and tokens by category, what was left out, and what the teacher cost."""
+    from ares_coordinator.datacard import read_facts
     from ares_coordinator.store.sql import open_store
 
     settings, files = _opened(data_dir)
@@ -139,9 +143,12 @@ def stats(
         store.close()
     if not rows:
         which = "no cycle has rows yet" if cycle is None else f"cycle {cycle} has no rows yet"
-        raise ConfigFault(which, hint="ares-coordinator run begins a cycle.")
+        hint = (
+            "ares-coordinator run begins a cycle; ares-coordinator data teacher: what it waits for."
+        )
+        raise ConfigFault(which, hint=hint)
     newest = rows[-1]
-    facts = _stats_facts(newest)
+    facts = {**_stats_facts(newest), **read_facts(files.dataset(newest.cycle))}
     if packed:
         from ares_coordinator.rowmaking import packing_of
 
@@ -190,6 +197,12 @@ def _show_stats(row: DatasetRow, facts: dict[str, Any]) -> None:
     Console().print(table)
     for reason, count in row.rejected:
         typer.echo(f"  left out: {count:,} {reason}")
+    for cycle, count in facts.get("replayed", {}).items():
+        typer.echo(f"  replayed: {count:,} of cycle {cycle}")
+    if facts.get("compared_with"):
+        typer.echo(f"  compared with: {', '.join(facts['compared_with'])}")
+    if facts.get("fallback"):
+        typer.echo(f"  a program made the rest: {facts['fallback']}")
     if row.cost_microusd:
         typer.echo(f"  cost: {row.cost_microusd / 1e6:.2f} USD")
     if "packed" in facts:
@@ -199,6 +212,42 @@ def _show_stats(row: DatasetRow, facts: dict[str, Any]) -> None:
             f"{found['examples_per_sequence']:.1f} rows in a sequence of "
             f"{found['sequence_length']}, {found['fill']:.0%} full, {found['cut']:,} rows cut"
         )
+
+
+@app.command()
+def teacher(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show how the teacher is: ok, waited for, or done without, and why."""
+    from dataclasses import asdict
+
+    from ares_coordinator.store.sql import open_store
+    from ares_coordinator.teacherstate import load_teacher_state
+
+    store = open_store(target_of(data_dir), read_only=True)
+    try:
+        state = load_teacher_state(store)
+    finally:
+        store.close()
+    if as_json:
+        typer.echo(json.dumps(None if state is None else asdict(state)))
+        return
+    if state is None:
+        typer.echo("No teacher was asked yet.")
+        return
+    typer.echo(
+        f"{state.teacher}: {state.condition} since {_utc(state.since_ms)}, cycle {state.cycle}"
+    )
+    if state.code:
+        typer.echo(f"  [{state.code}] {state.message}")
+    if state.hint:
+        typer.echo(f"  next: {state.hint}")
+    if state.next_try_ms is not None:
+        typer.echo(f"  asked in vain {state.tries} times, again at {_utc(state.next_try_ms)}")
+
+
+def _utc(at_ms: int) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @app.command()
@@ -293,13 +342,16 @@ def import_rows(
         raise typer.Exit(1)
 
 
-def _show_imported(result: Imported, *, as_json: bool) -> None:
+def _show_imported(result: Imported, *, as_json: bool, wanted: int | None = None) -> None:
+    missing = 0 if wanted is None else max(0, wanted - result.accepted.total())
     if as_json:
         facts = {
             "cycle": result.cycle,
             "path": None if result.path is None else str(result.path),
             "accepted": dict(result.accepted),
             "rejected": dict(result.rejected),
+            "missing": missing,
+            "why": result.short,
             "unreadable": result.faulty,
             "faults": [
                 {"row": one.row, "code": one.code, "message": one.message} for one in result.faults
@@ -317,6 +369,8 @@ def _show_imported(result: Imported, *, as_json: bool) -> None:
         f"{result.accepted.total():,} rows for cycle {result.cycle}"
         + "".join(f"\n  {count:>6,} {name}" for name, count in sorted(result.accepted.items()))
     )
+    if missing:
+        typer.echo(f"{missing:,} of {wanted:,} are missing: {result.short}", err=True)
     if result.path is not None:
         typer.echo(f"They lie in {result.path}; delete the file to take them back.")
 
@@ -352,28 +406,8 @@ def export(
     typer.echo(f"{len(written):,} rows in {output}")
 
 
-@app.command()
-def index(
-    name: Annotated[str, typer.Argument(help="Of the evaluation set.")],
-    files: Annotated[list[Path], typer.Argument(help="Texts, JSON or JSON Lines.")],
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Index an evaluation set, so that no row holds text of it. The index is hashes only."""
-    from ares_coordinator.distiller.filters.contamination import SUFFIX, NgramIndex
-    from ares_coordinator.rowbook import texts_of
-
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigFault(f"name {name[:40]!r}: letters, digits, '-', '_' and '.' expected")
-    _, layout = _opened(data_dir)
-    found = NgramIndex.of(name, (text for path in files for text in texts_of(path)))
-    layout.evaluation_sets.mkdir(parents=True, exist_ok=True)
-    path = layout.evaluation_sets / f"{name}{SUFFIX}"
-    found.save(path)
-    if as_json:
-        typer.echo(json.dumps({"name": name, "runs": len(found), "path": str(path)}))
-    else:
-        typer.echo(f"{len(found):,} runs of words in {path}")
+app.command()(index)
+app.command()(indices)
 
 
 # --- shared ------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ def need_api_key(data_dir: Path, environment: Mapping[str, str] | None = None) -
     if not key:
         places = " or ".join(".".join(place) for place in PLACES)
         raise TeacherKeyRefused(
-            f"there is no key for the teacher: {VARIABLE} is not set, and {data_dir / FILE} "
-            f"has none under {places}",
+            f"there is no key for the teacher: {VARIABLE} is not set, and {FILE} in the data "
+            f"directory has none under {places}",  # everybody reads this: no path of the machine
             hint=f"export {VARIABLE}=..., or set teacher.kind to procedural.",
         )
     return key

@@ -47,6 +47,7 @@ class AuthorReport:
         accepted: by category.
         rejected: by category and reason.
         short: category -> why it has less than was asked.
+        capped: categories among them that reached their cap.
         coverage: by category, of what was accepted.
         requests: "asked", "from_ledger", "lost", "overloaded", ... -> how many.
         cost_microusd: of the answers that came in this run.
@@ -58,6 +59,7 @@ class AuthorReport:
     accepted: Counter[str] = field(default_factory=Counter)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     short: dict[str, str] = field(default_factory=dict)
+    capped: set[str] = field(default_factory=set)
     coverage: dict[str, Coverage] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     cost_microusd: int = 0

@@ -215,6 +215,7 @@ class Author:
         self._report.short[category] = fault.message if isinstance(fault, AresError) else "stopped"
         if not isinstance(fault, CategorySpent):
             raise fault
+        self._report.capped.add(category)
         log.warning("teacher_category_spent", category=category, reason=fault.message)
 
     async def _unfinished(self, seed: Seed, fault: AresError | Stopped) -> _Unfinished:
@@ -299,7 +300,7 @@ class Author:
             return row
         result = self._screen(row.example)
         if isinstance(result, Reject):
-            return Rejected(row.seed, result.reason, result.detail)
+            return Rejected(row.seed, result.label, result.detail)
         return Accepted(row.seed, result, None)
 
     async def _judged(self, plan: CategoryPlan, row: _Row) -> _Row:

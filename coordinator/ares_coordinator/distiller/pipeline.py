@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final
 
 from ares_coordinator.distiller.filters import Deduplicator, Reject
+from ares_coordinator.distiller.filters.base import Filter
 from ares_coordinator.distiller.procedural import verify_all
 from ares_coordinator.distiller.teacher import Teacher, check_counts
 from ares_p2p.errors import TeacherFault
@@ -41,11 +42,27 @@ class Progress:
     wanted: int
 
 
+def interleaved(parts: Sequence[Sequence[Example]]) -> list[Example]:
+    """Return the rows of all parts, each part spread evenly and in its own order."""
+    placed = [
+        ((i + 0.5) / len(part), n, row)
+        for n, part in enumerate(parts)
+        for i, row in enumerate(part)
+    ]
+    return [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
+
+
 def _no_report(_: Progress) -> None:
     return None
 
 
-def _judge(batch: Sequence[Example], deduplicate: Deduplicator) -> list[Example | Reject]:
+def _nothing(_: Example) -> Reject | None:
+    return None
+
+
+def _judge(
+    batch: Sequence[Example], deduplicate: Deduplicator, leave_out: Filter
+) -> list[Example | Reject]:
     refusals = verify_all([example for example in batch if example.check])
     remaining = iter(refusals)
     judged: list[Example | Reject] = []
@@ -56,13 +73,14 @@ def _judge(batch: Sequence[Example], deduplicate: Deduplicator) -> list[Example 
         elif not example.licence:
             judged.append(Reject("unlicensed", example.key))
         else:
-            judged.append(deduplicate(example))
+            judged.append(leave_out(example) or deduplicate(example))
     return judged
 
 
 def _category_rows(
     teacher: Teacher, category: str, *, count: int, seed: int, given: Sequence[Example],
-    deduplicate: Deduplicator, rejected: Counter[str], on_progress: Callable[[Progress], None],
+    deduplicate: Deduplicator, leave_out: Filter, rejected: Counter[str],
+    on_progress: Callable[[Progress], None],
 ) -> list[Example]:  # fmt: skip
     rows = [row for row in given if row.category == category]
     source = teacher.generate(category, count * MAX_TRIES, seed=seed, start=0)
@@ -73,9 +91,9 @@ def _category_rows(
                 f"{teacher.name} has {len(rows)} different rows of {category}, {count} were asked",
                 hint="Ask for fewer examples of this category.",
             )
-        for judged in _judge(batch, deduplicate):
+        for judged in _judge(batch, deduplicate, leave_out):
             if isinstance(judged, Reject):
-                rejected[judged.reason] += 1
+                rejected[judged.label] += 1
             elif len(rows) < count:
                 rows.append(judged)
         on_progress(Progress(category, len(rows), count))
@@ -89,6 +107,7 @@ def build_dataset(
     seed: int,
     given: Sequence[Example] = (),
     forbidden_keys: frozenset[str] = frozenset(),
+    leave_out: Filter = _nothing,
     on_progress: Callable[[Progress], None] = _no_report,
 ) -> Dataset:
     """Return verified, different rows, split by their keys.
@@ -99,6 +118,8 @@ def build_dataset(
         seed: of the cycle; 0 and up.
         given: rows from elsewhere, screened already; they count, and the teacher makes the rest.
         forbidden_keys: keys of sealed sets, which never enter a dataset.
+        leave_out: a filter for every row, given or made: what was screened once may meet an index
+            that is newer.
         on_progress: called after every batch; may raise to stop the build.
     Returns: rows interleaved over the categories, so that every stretch of them is mixed.
     Raises: TeacherFault: counts out of range, or a teacher that has no more different rows.
@@ -110,24 +131,19 @@ def build_dataset(
     deduplicate = Deduplicator(forbidden_keys)
     taken = []
     for row in given:
-        result = deduplicate(row)
+        result = leave_out(row) or deduplicate(row)
         if isinstance(result, Reject):
-            rejected[result.reason] += 1
+            rejected[result.label] += 1
         else:
             taken.append(row)
     parts = [
         _category_rows(
             teacher, category, count=counts.get(category, 0), seed=seed, given=taken,
-            deduplicate=deduplicate, rejected=rejected, on_progress=on_progress,
+            deduplicate=deduplicate, leave_out=leave_out, rejected=rejected, on_progress=on_progress,
         )
         for category in CATEGORIES
     ]  # fmt: skip
-    placed = [
-        ((i + 0.5) / len(part), n, row)
-        for n, part in enumerate(parts)
-        for i, row in enumerate(part)
-    ]
-    rows = [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
+    rows = interleaved(parts)
     return Dataset(
         train=tuple(row for row in rows if split_of(row.key) == "train"),
         eval=tuple(row for row in rows if split_of(row.key) == "eval"),

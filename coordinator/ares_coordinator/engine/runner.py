@@ -59,6 +59,7 @@ from ares_coordinator.store.rows import (
     Stage,
 )
 from ares_coordinator.store.thread import StoreThread
+from ares_coordinator.teacherstate import Condition, TeacherState, name_of, note_teacher
 from ares_coordinator.tierbook import TierBook, rules_of
 from ares_p2p.averaging.group import SeatIn
 from ares_p2p.clock import Clock
@@ -72,6 +73,7 @@ from ares_p2p.errors import (
     NetworkFault,
     NodeDied,
     NotAnAuditor,
+    TeacherAway,
     TeacherFault,
 )
 from ares_p2p.ids import Digest, PeerId, sha256
@@ -84,6 +86,7 @@ from ares_p2p.training.lora_spec import LoraSpec, save_adapter
 from ares_p2p.training.state import decode_snapshot
 from ares_p2p.wire.codec import class_of, open_envelope
 
+PAUSE_TICK_S = 0.5
 RETRY_S = (1.0, 5.0, 15.0, 60.0, 300.0)
 FRESH_AFTER_MS = 600_000  # a phase that worked so long before it failed is not stuck
 
@@ -92,7 +95,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Engine:
-    """The life of cycles on one coordinator. One task runs `run`."""
+    """The life of cycles on one coordinator; `conductor` says when."""
 
     settings: CoordinatorSettings
     files: DataLayout
@@ -158,20 +161,24 @@ class Engine:
         if why:
             raise NotAnAuditor(f"this peer may not audit: {why}")
 
-    async def run(self, *, cycles: int) -> None:
-        """Run `cycles` more cycles, or the rest of a running one and then as many less one.
-
-        With no cycle to run, what the newest one came to is published again, for whoever asks.
-        """
-        await self._republish_finished()
-        for _ in range(cycles):
-            row = await self._current_or_new()
+    async def run_cycle(self, row: CycleRow) -> None:
+        """Bring a cycle to its end from the phase it is in."""
+        log.info("cycle", cycle=row.cycle, phase=row.phase.value)
+        try:
             while not is_over(row.phase):
+                await self._while_paused()
                 await self._phase_with_retries(row)
                 found = await self.db.call(self.db.store.cycle, row.cycle)
                 assert found is not None
                 row = found
-        self.activity = ""
+        finally:
+            self.activity = ""
+
+    async def _while_paused(self) -> None:
+        if self.paused.is_set():
+            self.activity = "paused"
+        while self.paused.is_set():
+            await self.clock.sleep(PAUSE_TICK_S)
 
     async def close(self) -> None:
         """Let go of what runs beside the phases."""
@@ -179,11 +186,12 @@ class Engine:
             await self._watch.close()
         await self.worker.close()
 
-    async def _current_or_new(self) -> CycleRow:
-        current = await self.db.call(self.db.store.current_cycle)
-        if current is not None:
-            log.info("cycle_resumed", cycle=current.cycle, phase=current.phase.value)
-            return current
+    async def unfinished(self) -> CycleRow | None:
+        """Return the cycle that is not at its end, if there is one."""
+        return await self.db.call(self.db.store.current_cycle)
+
+    async def begin(self) -> CycleRow:
+        """Begin the next cycle; there must be no unfinished one."""
         latest = await self.db.call(self.db.store.latest_cycle)
         number = 1 if latest is None else latest.cycle + 1
         return await self.db.call(
@@ -215,7 +223,7 @@ class Engine:
             CyclePhase.SETTLE: self._settle,
         }
         log.info("phase", cycle=row.cycle, phase=row.phase.value)
-        await self._event("cycle-phase", cycle=row.cycle, phase=row.phase.value)
+        await self.event("cycle-phase", cycle=row.cycle, phase=row.phase.value)
         tries = 0
         while True:
             self.activity = row.phase.value
@@ -231,25 +239,45 @@ class Engine:
                 log.warning(
                     "phase_failed", phase=row.phase.value, code=fault.code, why=fault.message
                 )
-                await self._note_failure(row, str(fault))
+                await self.note_failure(row, str(fault))
                 self._cycle = None  # publish and load everything again
                 lasting = self.clock.now_ms() - began_ms > FRESH_AFTER_MS
                 tries = 1 if lasting else tries + 1
                 if tries > len(RETRY_S) and not isinstance(fault, NetworkFault | TeacherFault):
                     raise  # for a teacher the settings say whether to wait
-                await self.clock.sleep(RETRY_S[min(tries, len(RETRY_S)) - 1])
+                pause_s = RETRY_S[min(tries, len(RETRY_S)) - 1]
+                if isinstance(fault, TeacherFault | TeacherAway):
+                    await self._note_waiting(row, fault, pause_s=pause_s)
+                await self.clock.sleep(pause_s)
             except Exception as error:
-                await self._note_failure(row, f"{type(error).__name__}: {error}")
+                await self.note_failure(row, f"{type(error).__name__}: {error}")
                 raise
             else:
                 if self.failure:
-                    await self._note_failure(row, "")
+                    await self.note_failure(row, "")
                 return
 
-    async def _note_failure(self, row: CycleRow, text: str) -> None:
+    async def note_failure(self, row: CycleRow, text: str) -> None:
+        """Keep what keeps a cycle from going on; "" when it goes on."""
         self.failure = text
         now_ms = self.clock.now_ms()
         await self.db.call(self.db.store.update_cycle, row.cycle, now_ms=now_ms, failure=text)
+
+    async def _note_waiting(self, row: CycleRow, fault: AresError, *, pause_s: float) -> None:
+        """Keep where a restart finds it that the teacher is waited for, and why."""
+        now_ms = self.clock.now_ms()
+        state = TeacherState(
+            Condition.WAITING,
+            name_of(self.settings.teacher),
+            row.cycle,
+            now_ms,
+            fault.code,
+            fault.message,
+            fault.hint,
+            next_try_ms=now_ms + round(pause_s * 1000),
+        )
+        log.warning("teacher_waited_for", code=fault.code, next_try_s=pause_s, hint=fault.hint)
+        await self.db.call(note_teacher, self.db.store, state)
 
     async def _advance(self, row: CycleRow, new: CyclePhase, **fields: Any) -> None:
         failpoint(f"{row.phase.value}-end")
@@ -262,7 +290,8 @@ class Engine:
             **fields,
         )
 
-    async def _event(self, kind: str, **data: object) -> None:
+    async def event(self, kind: str, **data: object) -> None:
+        """Keep what happened, for whoever looks on."""
         await self.db.call(
             self.db.store.add_event, kind, json.dumps(data), now_ms=self.clock.now_ms()
         )
@@ -271,9 +300,7 @@ class Engine:
 
     async def _generate(self, row: CycleRow) -> None:
         maker = DatasetMaker(self.settings, self.files, self.db, self.clock, self._say)
-        dataset, fallback = await maker.make(row)
-        if fallback:
-            await self._event("teacher-fallback", cycle=row.cycle, why=fallback)
+        dataset, _ = await maker.make(row)
         await self.db.call(self.db.store.save_dataset, dataset)
         await self._advance(row, next_phase(row.phase))
 
@@ -304,7 +331,8 @@ class Engine:
         done = await self.db.call(self.db.store.cycles)
         return [item.cycle for item in done if item.promoted and item.cycle < row.cycle]
 
-    async def _republish_finished(self) -> None:
+    async def republish_finished(self) -> None:
+        """Publish again what the newest finished cycle came to, for whoever asks."""
         latest = await self.db.call(self.db.store.latest_cycle)
         if latest is not None and is_over(latest.phase):
             last = await self.db.call(self.db.store.latest_round, latest.cycle)
@@ -470,7 +498,7 @@ class Engine:
                 await self.clock.sleep(RETRY_S[1])
 
     async def _round_finished(self, row: RoundRow, state: Digest) -> None:
-        await self._event("round", cycle=row.cycle, round=row.round, state=state.hex())
+        await self.event("round", cycle=row.cycle, round=row.round, state=state.hex())
         if self._watch is not None:
             self._watch.begin(row, state)
 
@@ -510,7 +538,7 @@ class Engine:
             self.activity = f"evaluate {stage.value}"
             rows[stage] = await self._evaluation(cycle, stage, state)
         gate = await asyncio.to_thread(decide, rows[Stage.BEFORE], rows[Stage.AFTER])
-        await self._event("evaluation", cycle=row.cycle, **_gate_event(gate))
+        await self.event("evaluation", cycle=row.cycle, **_gate_event(gate))
         log.info("gate", promoted=gate.promoted, **_gate_event(gate))
         await self._advance(
             row,
@@ -553,7 +581,7 @@ class Engine:
         await self._running(row)
         assert self._audits is not None
         await self._audits.drain()
-        await self._event("cycle-complete", cycle=row.cycle, promoted=row.promoted)
+        await self.event("cycle-complete", cycle=row.cycle, promoted=row.promoted)
         self._cycle = self._audits = self._assignments = self._reception = None
         await self._advance(row, next_phase(row.phase))
 

@@ -70,6 +70,7 @@ class MetaKey(StrEnum):
     SETTINGS = "settings"  # JSON of the settings in force
     PAUSED = "paused"
     SCHEDULE = "schedule"
+    TEACHER = "teacher"  # JSON of how the teacher is; see teacherstate
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,20 @@ _FENCE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that is left out, and why."""
+    """A row that is left out, and why.
+
+    Attributes:
+        source: the evaluation set that a contaminated row quotes; "" where it is none.
+    """
 
     reason: Reason
     detail: str = ""
+    source: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the row is counted under: the reason, and which evaluation set."""
+        return f"{self.reason}:{self.source}" if self.source else self.reason
 
 
 Filter = Callable[[Example], Reject | None]

@@ -1,16 +1,21 @@
 """Rows that hold text of an evaluation set: a run of 13 words in common, by hash.
 
 An index holds hashes only, so the index of a benchmark can be kept and passed on without a word
-of the benchmark. Texts shorter than a run are compared as a whole.
+of the benchmark. A text of 8 to 12 words is one run as a whole, and is found inside a longer one;
+a shorter text is nobody's. A run that many texts of a set share is the set's frame ("Choose the
+right answer and think step by step ..."), not its content, and is not indexed.
 
-Source: Brown et al., arXiv:2005.14165, appendix C (13-grams).
+It refuses what is quoted, not what is told in other words; see docs/filters.md.
+
+Source: Brown et al., arXiv:2005.14165, appendix C (runs of 8 to 13 words; frequent ones ignored).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,20 +28,27 @@ from ares_p2p.files import write_atomically
 from ares_p2p.shards import Example
 
 RUN_WORDS: Final = 13
-MIN_WORDS: Final = 6  # shorter texts are nobody's
-MAGIC: Final = b"ARESNGR1"
+MIN_WORDS: Final = 8
+FRAME_TEXTS: Final = 10  # a run in more texts of a set than this,
+FRAME_SHARE: Final = 0.05  # and in a larger share of them, is the set's frame
+MAGIC: Final = b"ARESNGR2"
+HEADER: Final = struct.Struct("<8sQ")  # MAGIC; a bit for each length of runs
 SUFFIX: Final = ".ngrams"
-_WORD: Final = re.compile(r"\w+")
+# A word is letters and digits; where a script has no spaces (Han, kana) it is one character.
+_UNSPACED: Final = "぀-ヿ㐀-䶿一-鿿豈-﫿"
+_WORD: Final = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 Hashes = npt.NDArray[np.uint64]
 
 
-def runs_of(text: str) -> Iterator[int]:
-    """Yield the 64-bit hashes of a text's runs of words."""
-    words = _WORD.findall(fold(text))
-    if len(words) < MIN_WORDS:
-        return
-    for place in range(max(1, len(words) - RUN_WORDS + 1)):
-        run = " ".join(words[place : place + RUN_WORDS])
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, folded."""
+    return _WORD.findall(fold(text))
+
+
+def runs_of(words: Sequence[str], size: int) -> Iterator[int]:
+    """Yield the 64-bit hashes of the runs of `size` words."""
+    for place in range(len(words) - size + 1):
+        run = " ".join(words[place : place + size])
         yield int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "little")
 
 
@@ -46,17 +58,38 @@ class NgramIndex:
     Args:
         name: of the evaluation set; said in refusals.
         hashes: (n,), ascending, without repetition.
+        sizes: how many words the runs have.
+        texts: how many different texts it was made of; 0 where that is not known any more.
     """
 
-    def __init__(self, name: str, hashes: Hashes) -> None:
+    def __init__(
+        self, name: str, hashes: Hashes, sizes: Iterable[int] = (RUN_WORDS,), *, texts: int = 0
+    ) -> None:
         self.name = name
+        self.sizes = tuple(sorted(sizes))
+        self.texts = texts
         self._hashes = hashes
 
     @classmethod
     def of(cls, name: str, texts: Iterable[str]) -> NgramIndex:
-        """Return the index of `texts`."""
-        found = {run for text in texts for run in runs_of(text)}
-        return cls(name, np.sort(np.fromiter(found, dtype=np.uint64, count=len(found))))
+        """Return the index of `texts`; a text that comes twice counts once."""
+        seen: set[bytes] = set()
+        sizes: set[int] = set()
+        parts: list[Hashes] = [np.empty(0, np.uint64)]
+        for text in texts:
+            words = words_of(text)
+            if len(words) < MIN_WORDS:
+                continue
+            digest = hashlib.sha256(" ".join(words).encode()).digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            size = min(RUN_WORDS, len(words))
+            sizes.add(size)
+            parts.append(np.unique(np.fromiter(runs_of(words, size), np.uint64)))
+        hashes, found_in = np.unique(np.concatenate(parts), return_counts=True)
+        frame = found_in > max(FRAME_TEXTS, FRAME_SHARE * len(seen))
+        return cls(name, hashes[~frame], sizes, texts=len(seen))
 
     @classmethod
     def load(cls, path: Path) -> NgramIndex:
@@ -68,22 +101,28 @@ class NgramIndex:
             data = path.read_bytes()
         except OSError as error:
             raise ConfigFault(f"{path} cannot be read: {error.strerror}") from error
-        if not data.startswith(MAGIC) or (len(data) - len(MAGIC)) % 8:
+        if not data.startswith(MAGIC) or len(data) < HEADER.size or len(data) % 8:
             raise ConfigFault(
                 f"{path} is no index of runs of words",
                 hint="Make one: ares-coordinator data index NAME FILE...",
             )
-        hashes = np.frombuffer(data, dtype="<u8", offset=len(MAGIC))
+        _, mask = HEADER.unpack_from(data)
+        sizes = [size for size in range(64) if mask >> size & 1]
+        hashes = np.frombuffer(data, dtype="<u8", offset=HEADER.size)
         if bool((hashes[1:] <= hashes[:-1]).any()):
             raise ConfigFault(f"{path} is damaged: its hashes are not in order")
-        return cls(path.name.removesuffix(SUFFIX), hashes)
+        if not set(sizes) <= set(range(MIN_WORDS, RUN_WORDS + 1)):
+            raise ConfigFault(f"{path} is damaged: runs of {sizes} words")
+        return cls(path.name.removesuffix(SUFFIX), hashes, sizes)
 
     def save(self, path: Path) -> None:
         """Write the index; 8 bytes a run.
 
         Raises: DiskFull.
         """
-        write_atomically(path, MAGIC + self._hashes.astype("<u8").tobytes(), durable=True)
+        mask = sum(1 << size for size in self.sizes)
+        data = HEADER.pack(MAGIC, mask) + self._hashes.astype("<u8").tobytes()
+        write_atomically(path, data, durable=True)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -98,19 +137,23 @@ class NgramIndex:
 
 
 class ContaminationFilter:
-    """Leaves out rows that share a run of words with one of the indices."""
+    """Leaves out rows that share a run of words with one of the indices.
+
+    System prompts are not looked at: they are the same in many rows.
+    """
 
     def __init__(self, indices: Iterable[NgramIndex]) -> None:
         self._indices = tuple(indices)
+        self._sizes = sorted({size for index in self._indices for size in index.sizes})
 
     def __call__(self, example: Example) -> Reject | None:
-        """Return why a row is left out."""
+        """Return why a row is left out; the evaluation set's name is its `source`."""
         if not self._indices:
             return None
-        said = (message.content for message in example.messages if message.role != "system")
-        found = {run for text in said for run in runs_of(text)}
+        said = [words_of(one.content) for one in example.messages if one.role != "system"]
+        found = {run for words in said for size in self._sizes for run in runs_of(words, size)}
         runs = np.fromiter(found, dtype=np.uint64, count=len(found))
         for index in self._indices:
             if index.has_any(runs):
-                return Reject("contaminated", index.name)
+                return Reject("contaminated", f"a run of words of {index.name}", index.name)
         return None

@@ -31,7 +31,8 @@ WORDING: Final[tuple[Filter, ...]] = (
 class Screen:
     """What a written or imported row must pass. One per dataset; not for several threads.
 
-    Rows that a program checks are templated and verified: they meet the deduplicator only.
+    Rows that a program checks are templated and verified: they meet the contamination filter and
+    the deduplicator only.
 
     Args:
         languages: ISO 639-1 codes that the network trains on; empty: all.
@@ -46,24 +47,27 @@ class Screen:
         indices: Iterable[NgramIndex] = (),
         forbidden_keys: frozenset[str] = frozenset(),
     ) -> None:
-        self.counts: Counter[str] = Counter()  # "accepted", and rows left out by reason
+        self.counts: Counter[str] = Counter()  # "accepted", and rows left out by label
         self._exact = Deduplicator(forbidden_keys)
+        self._contamination = ContaminationFilter(indices)
         self._filters: tuple[Filter, ...] = (
             *WORDING,
             LanguageFilter(frozenset(languages)),
-            ContaminationFilter(indices),
             NearDuplicates(),
         )
 
     def __call__(self, example: Example) -> Example | Reject:
         """Return the row, or why it is left out."""
         result = self._judge(example)
-        self.counts[result.reason if isinstance(result, Reject) else "accepted"] += 1
+        self.counts[result.label if isinstance(result, Reject) else "accepted"] += 1
         return result
 
     def _judge(self, example: Example) -> Example | Reject:
         if not example.licence:
             return Reject("unlicensed", example.key)
+        quoted = self._contamination(example)
+        if quoted is not None:
+            return quoted
         if not example.check:
             for one in self._filters:
                 found = one(example)
