@@ -142,7 +142,7 @@ class OverwriteWork(RoundWork):
             publisher=self.links.identity,
             expiration_s=expiration_s,
         )
-        way = self.links.records._ways.any_p2p
+        way = self.links.records._records._ways.any_p2p
         node = way.records._transport._node  # past everything that would refuse it here
         store = functools.partial(
             _store_at, peer=self.links.coordinator, key=key, value=value, expiration_s=expiration_s
