@@ -22,6 +22,17 @@ class Clock(Protocol):
         ...
 
 
+async def sleep_or(clock: Clock, seconds: float, event: asyncio.Event) -> None:
+    """Return after `seconds` of a clock, or as soon as an event is set."""
+    waits = asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
 class SystemClock:
     """The machine's clock."""
 

@@ -32,16 +32,15 @@ from ares_p2p.averaging.bounds import check_contribution, reach_of
 from ares_p2p.averaging.codec import encode, open_encoded
 from ares_p2p.averaging.vectors import Vector, VectorSource
 from ares_p2p.crypto.keys import Identity
-from ares_p2p.domain import CATEGORIES, BaseRef, CycleConfig, Header, Limits
-from ares_p2p.ids import PeerId, sha256
+from ares_p2p.domain import CATEGORIES
+from ares_p2p.ids import PeerId
 from ares_p2p.training.evaluate import example_losses
 from ares_p2p.training.lora import write_parameters
-from ares_p2p.training.lora_spec import LoraSpec, layout_of_folder
 from ares_p2p.training.replica import next_state
 from ares_p2p.training.rig import TrainingRig, tokenize_for
 from ares_p2p.training.state import TrainingState, initial_state
+from benchmarks.shipped_base import load_shipped
 
-BASE = Path(__file__).resolve().parent.parent / "data" / "base"
 EXAMPLES_PER_CATEGORY = 120
 LOOK_AT = 128
 POISONERS = 2
@@ -119,25 +118,7 @@ def prepare(*, peers: int, seed: int) -> Ground:
         seed=seed,
         on_progress=lambda _: None,
     )
-    layout = layout_of_folder(BASE, LoraSpec(training.rank, training.alpha, training.targets))
-    key = sha256(b"bench alarm %d" % seed)
-    config = CycleConfig(
-        header=Header("bench", 1, 0, 1, 1),
-        base=BaseRef("base", bytes(32), ()),
-        stack=(),
-        training=training,
-        limits=Limits(64, 1 << 20, 1 << 20),
-        rounds=1,
-        layout_sha256=layout.digest_sha256,
-        parameters=layout.size,
-        init_seed=key,
-        initial_state=bytes(32),
-        assignment_key=key,
-        seed_anchor=bytes(32),
-        dataset_sha256=bytes(32),
-        reference_tokens_per_hour=1,
-    )
-    rig = TrainingRig.load(config, base=BASE, stack=(), examples=rows.train, device="cpu")
+    rig = load_shipped(training, rows.train, key=b"bench alarm %d" % seed)
     seeds = [bytes([number]) * 32 for number in range(peers + POISONERS)]
     names = [Identity.from_seed(one).peer_id for one in seeds]
     return Ground(

@@ -26,11 +26,12 @@ from ares_coordinator.distiller.filters.language import LanguageFilter
 from ares_coordinator.distiller.filters.near import NearDuplicates
 from ares_coordinator.distiller.filters.screen import WORDING
 from ares_p2p.shards import Example, Message
+from benchmarks.marked import MarkedPart
 
 ROOT = Path(__file__).parent.parent
 LABELLED = ROOT / "data" / "filters" / "labelled.jsonl"
 PAGE = ROOT / "docs" / "filters.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+PART = MarkedPart(PAGE, "measured")
 CUT = "‖"  # stands inside every made-up secret, so that no scanner takes the file for a leak
 GOOD = "good"
 
@@ -114,19 +115,13 @@ def _shares(counts: dict[str, int]) -> str:
     return f"{precision} ({right} of {right + false}) | {right / (right + missed):.2f} ({right} of {right + missed})"
 
 
-def measured_part(page: str) -> str:
-    """Return what stands between the marks of the page."""
-    return page.split(BEGIN)[1].split(END, maxsplit=1)[0]
-
-
 def main() -> None:
     """Measure, write the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     found = measure()
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.replace(measured_part(page), table(found)), encoding="utf-8")
+    PART.write(table(found))
     text = json.dumps(found, indent=2)
     print(table(found))
     if options.output:

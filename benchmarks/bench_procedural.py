@@ -22,9 +22,10 @@ from ares_coordinator.distiller.procedural.spec import CheckSpec
 from ares_p2p.domain import CATEGORIES
 from ares_p2p.shards import Example
 from ares_p2p.shards.format import Split
+from benchmarks.marked import MarkedPart
 
 PAGE = Path(__file__).parent.parent / "docs" / "procedural.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+PART = MarkedPart(PAGE, "measured")
 SIDES: tuple[Split, ...] = ("train", "eval")
 
 
@@ -106,11 +107,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_part(page: str) -> str:
-    """Return what stands between the marks of the page."""
-    return page.split(BEGIN)[1].split(END, maxsplit=1)[0]
-
-
 def main() -> None:
     """Measure, write the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -122,9 +118,7 @@ def main() -> None:
     print(table(found))
     if options.output:
         options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        page = PAGE.read_text(encoding="utf-8")
-        old, new = (f"{BEGIN}{part}{END}" for part in (measured_part(page), table(found)))
-        PAGE.write_text(page.replace(old, new), encoding="utf-8")
+        PART.write(table(found))
 
 
 if __name__ == "__main__":

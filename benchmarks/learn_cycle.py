@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,45 +32,22 @@ from ares_p2p.averaging.bounds import check_contribution, reach_of
 from ares_p2p.averaging.codec import encode, open_encoded
 from ares_p2p.averaging.vectors import VectorSource
 from ares_p2p.crypto.keys import Identity
-from ares_p2p.domain import CATEGORIES, BaseRef, CycleConfig, Header, Limits, TrainingConfig
-from ares_p2p.ids import PeerId, sha256
+from ares_p2p.domain import CATEGORIES
+from ares_p2p.ids import PeerId
 from ares_p2p.shards import Example, chatml_messages
 from ares_p2p.training.evaluate import ExampleLosses, Improvement, paired_bootstrap
 from ares_p2p.training.lora import write_parameters
-from ares_p2p.training.lora_spec import LoraSpec, layout_of_folder
 from ares_p2p.training.replica import next_state
 from ares_p2p.training.rig import TrainingRig, tokenize_for
 from ares_p2p.training.state import TrainingState, initial_state
+from benchmarks.marked import MarkedPart
+from benchmarks.shipped_base import load_shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "data" / "base"
 PAGE = ROOT / "docs" / "procedural.md"
-BEGIN, END = "<!-- learnt: begin -->\n", "<!-- learnt: end -->\n"
+PART = MarkedPart(PAGE, "learnt")
 MAX_NEW_TOKENS = 120  # the longest right answer, two calls of tools, has about 90
 BATCH = 50
-
-
-def load_rig(training: TrainingConfig, rows: Sequence[Example], *, seed: int) -> TrainingRig:
-    """Return the base with an adapter, and the training rows as tokens."""
-    layout = layout_of_folder(BASE, LoraSpec(training.rank, training.alpha, training.targets))
-    key = sha256(b"learn cycle %d" % seed)
-    config = CycleConfig(
-        header=Header("bench", 1, 0, 1, 1),
-        base=BaseRef("base", bytes(32), ()),
-        stack=(),
-        training=training,
-        limits=Limits(64, 1 << 20, 1 << 20),
-        rounds=1,
-        layout_sha256=layout.digest_sha256,
-        parameters=layout.size,
-        init_seed=key,
-        initial_state=bytes(32),
-        assignment_key=key,
-        seed_anchor=bytes(32),
-        dataset_sha256=bytes(32),
-        reference_tokens_per_hour=1,
-    )
-    return TrainingRig.load(config, base=BASE, stack=(), examples=rows, device="cpu")
 
 
 def play_round(rig: TrainingRig, state: TrainingState, peers: Sequence[PeerId]) -> TrainingState:
@@ -194,7 +170,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ).train
     held_out = held_out_rows(options.held_out, levels, seed=options.seed)
     assert not {row.key for row in train} & {row.key for row in held_out}
-    rig = load_rig(training, train, seed=options.seed)
+    rig = load_shipped(training, train, key=b"learn cycle %d" % options.seed)
     names = [Identity.from_seed(bytes([n]) * 32).peer_id for n in range(options.peers)]
     state = initial_state(rig.layout, cycle=1, seed=rig.config.init_seed)
     clock = time.process_time()
@@ -291,11 +267,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_part(page: str) -> str:
-    """Return what stands between the marks of the page."""
-    return re.split(re.escape(END), page.split(BEGIN)[1])[0]
-
-
 def main() -> None:
     """Read the command line, run, write the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -315,9 +286,7 @@ def main() -> None:
     print(table(found))
     if options.output:
         options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        page = PAGE.read_text(encoding="utf-8")
-        old, new = (f"{BEGIN}{part}{END}" for part in (measured_part(page), table(found)))
-        PAGE.write_text(page.replace(old, new), encoding="utf-8")
+        PART.write(table(found))
 
 
 if __name__ == "__main__":

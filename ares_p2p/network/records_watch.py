@@ -20,7 +20,7 @@ from typing import TypeVar, cast
 
 import structlog
 
-from ares_p2p.clock import Clock
+from ares_p2p.clock import Clock, sleep_or
 from ares_p2p.crypto.envelope import Envelope
 from ares_p2p.domain import LedgerHead, Payload
 from ares_p2p.errors import NetworkFault, NodeDied, PeerFault
@@ -266,16 +266,7 @@ class WatchedRecords:
 
     async def rest(self, seconds: float) -> None:
         """Return after a time, or as soon as there is news."""
-        tasks = (
-            asyncio.create_task(self._clock.sleep(seconds)),
-            asyncio.create_task(self._news.wait()),
-        )
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await sleep_or(self._clock, seconds, self._news)
 
     # --- everything else is as it was ----------------------------------------------------------
 

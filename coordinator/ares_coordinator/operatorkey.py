@@ -7,13 +7,13 @@ that the commands on this machine find it.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from ares_p2p.errors import CoordinatorAway
+from ares_p2p.files import write_atomically
 
 FILE: Final = "operator.json"
 
@@ -54,12 +54,6 @@ def keep_operator_key(data_dir: Path, *, api: str = "") -> OperatorKey:
     """Return the token, made if there is none, and write where the API listens now."""
     known = find_operator_key(data_dir)
     key = OperatorKey(secrets.token_urlsafe(32) if known is None else known.token, api)
-    path = data_dir / FILE
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(key), file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    content = json.dumps(asdict(key)).encode()
+    write_atomically(data_dir / FILE, content, mode=0o600, durable=True)
     return key

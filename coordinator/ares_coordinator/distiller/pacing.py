@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from ares_p2p.clock import Clock
+from ares_p2p.clock import Clock, sleep_or
 from ares_p2p.errors import TeacherAway
 
 FIRST_PAUSE_S: Final = 1.0
@@ -109,13 +109,7 @@ class Pacer:
 
     async def wait(self, seconds: float) -> None:
         """Return after `seconds`, or at once when the run is told to stop."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            stopping.cancel()
+        await sleep_or(self._clock, seconds, self._stopping)
 
     async def stop(self) -> None:
         """Give no more slots."""

@@ -8,11 +8,9 @@ the schedule that comes while one is running passes, and is noted among the even
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -20,7 +18,7 @@ from ares_coordinator.engine.runner import Engine
 from ares_coordinator.engine.schedule import Missed, Schedule, parse_schedule, schedule_from_json
 from ares_coordinator.store.rows import CycleRow, MetaKey
 from ares_coordinator.store.thread import StoreThread
-from ares_p2p.clock import Clock
+from ares_p2p.clock import Clock, sleep_or
 from ares_p2p.errors import AresError, NodeDied, WrongMoment
 
 LATE_MS: Final = 300_000  # a moment that passed longer ago was missed
@@ -176,7 +174,7 @@ class Conductor:
                     await self._begin_as_scheduled(now_ms)
                     continue
                 pause_s = min(pause_s, (self.next_ms - now_ms) / 1000)
-            await self._first_of(self.clock.sleep(pause_s), self._changed.wait())
+            await sleep_or(self.clock, pause_s, self._changed)
 
     async def _begin_as_scheduled(self, now_ms: int) -> None:
         assert self.schedule is not None
@@ -191,14 +189,3 @@ class Conductor:
             await self.engine.event("cycle-start", cycle=row.cycle, why=why, due_ms=due_ms)
             self._go_on = True
         await self._keep(schedule, schedule.next_after(now_ms))
-
-    @staticmethod
-    async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-        tasks = [asyncio.ensure_future(wait) for wait in waits]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
