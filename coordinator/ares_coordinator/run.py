@@ -188,6 +188,7 @@ async def _start_api(
         public_release_h=settings.credit.public_release_h,
         limited=settings.network.api_limits,
         proxies=settings.network.api_proxies,
+        origins=settings.network.api_origins,
         swarm=gateway,
         controls=conductor,
         operator_token=key.token,

@@ -55,6 +55,7 @@ class NetworkSection(_Section):
     # are not on this machine have no HTTPS way; see docs/network.md.
     api_url: str = Field(default="", max_length=256, pattern=r"^(https?://[!-~]+)?$")
     api_proxies: tuple[str, ...] = ("127.0.0.1", "::1")  # whose X-Forwarded-For is believed
+    api_origins: tuple[str, ...] = ()  # of pages elsewhere that may watch /ws; "*": any
 
 
 class BaseSection(_Section):

@@ -215,8 +215,10 @@ def test_events_come_in_order_and_are_bounded(
 ) -> None:
     monkeypatch.setattr("ares_coordinator.store.sql_reports.MAX_EVENTS", 5)
     assert MAX_EVENTS > 5
+    assert store.newest_event_id() == 0
     ids = [store.add_event("status", f'{{"n":{n}}}', now_ms=NOW + n) for n in range(8)]
     kept = store.events_after(0)
     assert [event.id for event in kept] == ids[-5:]
+    assert store.newest_event_id() == ids[-1]
     assert kept[-1].data_json == '{"n":7}'
     assert [event.id for event in store.events_after(ids[5], limit=1)] == [ids[6]]

@@ -14,6 +14,8 @@ from aiohttp import web
 from ares_coordinator.api.access import LOCAL_PROXIES, identify, limit_requests
 from ares_coordinator.api.adapters import AdapterRoutes
 from ares_coordinator.api.edge import add_headers, json_reply, shape_faults
+from ares_coordinator.api.events import EventRoutes
+from ares_coordinator.api.feed import EventFeed
 from ares_coordinator.api.ledger import LedgerRoutes
 from ares_coordinator.api.operator import Controls, OperatorRoutes
 from ares_coordinator.api.routes import PublicRoutes
@@ -27,6 +29,7 @@ from ares_p2p import PROTOCOL_VERSION, __version__
 from ares_p2p.clock import Clock, SystemClock
 
 PREFIX = "/api/ares"
+EVENTS = web.AppKey("events", EventRoutes)
 MAX_BODY_BYTES = 64 * 1024  # no read has a body; `api.body` bounds each body of the others
 
 
@@ -41,6 +44,7 @@ class ApiSettings:
         public_release_h: hours until a new adapter is for everybody.
         limited: whether requests a minute are counted.
         proxies: addresses of reverse proxies, which name the address of who asks.
+        origins: of pages elsewhere that may watch the events; "*" for all.
         swarm: what the HTTPS way needs; None: there is no such way.
         controls: what the operator may ask for; None: this API only reads.
         operator_token: what opens them.
@@ -52,6 +56,7 @@ class ApiSettings:
     public_release_h: float = 72.0
     limited: bool = True
     proxies: Sequence[str] = LOCAL_PROXIES
+    origins: Sequence[str] = ()
     swarm: SwarmPort | None = None
     controls: Controls | None = None
     operator_token: str = field(default="", repr=False)
@@ -77,6 +82,10 @@ def create_app(
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.add_routes(PublicRoutes(views, settings.tiers, settings.software).routes())
     app.add_routes(LedgerRoutes(views).routes())
+    app[EVENTS] = EventRoutes(EventFeed(views, clock), settings.origins, settings.proxies)
+    app.add_routes(app[EVENTS].routes())
+    app.cleanup_ctx.append(app[EVENTS].run)
+    app.on_shutdown.append(app[EVENTS].close)
     if settings.files is not None:
         downloads = AdapterRoutes(views, settings.files, clock, settings.public_release_h)
         app.add_routes(downloads.routes())
@@ -90,7 +99,7 @@ def create_app(
 def create_root_app(
     *, views: Views, settings: ApiSettings = DEFAULTS, clock: Clock | None = None
 ) -> web.Application:
-    """Return a whole server: the API under `/api/ares`, and `/healthz` and `/version`."""
+    """Return a whole server: the API under `/api/ares`, and `/healthz`, `/version` and `/ws`."""
     version = VersionReply(software=settings.software, protocol=PROTOCOL_VERSION)
 
     async def show_health(request: web.Request) -> web.Response:
@@ -100,6 +109,8 @@ def create_root_app(
         return json_reply(request, version)
 
     root = web.Application(middlewares=[add_headers, shape_faults], client_max_size=MAX_BODY_BYTES)
+    api = create_app(views=views, settings=settings, clock=clock)
     root.add_routes([web.get("/healthz", show_health), web.get("/version", show_version)])
-    root.add_subapp(PREFIX, create_app(views=views, settings=settings, clock=clock))
+    root.add_routes([web.get("/ws", api[EVENTS].events)])
+    root.add_subapp(PREFIX, api)
     return root

@@ -187,6 +187,10 @@ class ReportStore(Protocol):
         """Return the events after an id, oldest first."""
         ...
 
+    def newest_event_id(self) -> int:
+        """Return the id of the newest event; 0 when nothing ever happened."""
+        ...
+
 
 class Store(
     CycleStore,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from ares_coordinator.store import tables as t
 from ares_coordinator.store.base import MAX_EVENTS
@@ -109,6 +109,11 @@ class SqlReports(SqlBase):
         query = select(t.events).where(c.id > event_id).order_by(c.id).limit(limit)
         with self._read() as connection:
             return tuple(to_row(EventRow, row) for row in connection.execute(query))
+
+    def newest_event_id(self) -> int:
+        with self._read() as connection:
+            newest: int | None = connection.execute(select(func.max(t.events.c.id))).scalar()
+            return newest or 0
 
 
 def _categories(connection: Connection, cycle: int) -> tuple[CategoryCount, ...]:
