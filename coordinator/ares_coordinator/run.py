@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from ares_coordinator.api.app import ApiSettings, create_root_app
+from ares_coordinator.api.app import ApiSettings
 from ares_coordinator.audit.client import ComputeWorker
 from ares_coordinator.board import RecordBoard
 from ares_coordinator.engine.conductor import Conductor
@@ -34,6 +34,7 @@ from ares_coordinator.store.rows import MetaKey
 from ares_coordinator.store.thread import StoreThread
 from ares_coordinator.tierbook import rules_of
 from ares_coordinator.views import LiveViews
+from ares_coordinator.web.site import create_site
 from ares_p2p import PROTOCOL_VERSION
 from ares_p2p.averaging.allreduce import GroupMember
 from ares_p2p.clock import SystemClock
@@ -193,7 +194,7 @@ async def _start_api(
         controls=conductor,
         operator_token=key.token,
     )
-    app = create_root_app(views=views, settings=api)
+    app = create_site(views=views, settings=api)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, settings.network.api_host, settings.network.api_port)

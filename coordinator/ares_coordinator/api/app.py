@@ -1,7 +1,7 @@
 """The application: mountable under any path, or a server of its own.
 
 host.add_subapp("/api/ares", create_app(views=views))    # inside another program
-create_root_app(views=views)                              # the coordinator's own server
+create_root_app(views=views)                              # a server of its own; with pages: web.site
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ares_coordinator.api.access import LOCAL_PROXIES, identify, limit_requests
 from ares_coordinator.api.adapters import AdapterRoutes
@@ -97,9 +98,17 @@ def create_app(
 
 
 def create_root_app(
-    *, views: Views, settings: ApiSettings = DEFAULTS, clock: Clock | None = None
+    *,
+    views: Views,
+    settings: ApiSettings = DEFAULTS,
+    clock: Clock | None = None,
+    middlewares: Sequence[Middleware] = (),
 ) -> web.Application:
-    """Return a whole server: the API under `/api/ares`, and `/healthz`, `/version` and `/ws`."""
+    """Return a whole server: the API under `/api/ares`, and `/ws`, `/healthz` and `/version`.
+
+    Args:
+        middlewares: of what is added to it; see `ares_coordinator.web.site`.
+    """
     version = VersionReply(software=settings.software, protocol=PROTOCOL_VERSION)
 
     async def show_health(request: web.Request) -> web.Response:
@@ -108,7 +117,9 @@ def create_root_app(
     async def show_version(request: web.Request) -> web.Response:
         return json_reply(request, version)
 
-    root = web.Application(middlewares=[add_headers, shape_faults], client_max_size=MAX_BODY_BYTES)
+    root = web.Application(
+        middlewares=[add_headers, shape_faults, *middlewares], client_max_size=MAX_BODY_BYTES
+    )
     api = create_app(views=views, settings=settings, clock=clock)
     root.add_routes([web.get("/healthz", show_health), web.get("/version", show_version)])
     root.add_routes([web.get("/ws", api[EVENTS].events)])

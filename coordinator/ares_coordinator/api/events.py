@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, hdrs, web
-from yarl import URL
 
 from ares_coordinator.api.access import LOCAL_PROXIES, address_of
 from ares_coordinator.api.feed import EventFeed, Watcher
@@ -117,7 +117,7 @@ class EventRoutes:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or "*" in self.origins or origin in self.origins:
             return
-        if URL(origin).authority == request.host:
+        if urlsplit(origin).netloc == request.host:
             return
         raise BadParameter(
             f"a page from {origin[:80]} may not watch here",
