@@ -64,23 +64,29 @@ class BaseFile:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An earlier cycle's adapter: frozen in the stack under the new one, or merged into the base."""
+
+    cycle: int
+    sha256: Digest
+    files: tuple[BaseFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseRef:
-    """The frozen base: its files, and where else they may be had."""
+    """The frozen base: its files, where else they may be had, and how it was made.
+
+    A merged base is its parent with adapters merged in by the rule of ADR 0011: whoever has the parent
+    makes the same bytes.
+    """
 
     name: str
     sha256: Digest  # digest over the file list, see training.base_files
     files: tuple[BaseFile, ...]
     hub_id: str = ""
     revision: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRef:
-    """An earlier cycle's adapter, frozen in the stack under the new one."""
-
-    cycle: int
-    sha256: Digest
-    files: tuple[BaseFile, ...]
+    parent_sha256: bytes = b""  # 32 bytes, like `sha256`; empty: the base was not merged
+    merged: tuple[AdapterRef, ...] = ()  # into the parent, oldest first
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ adapters, evaluations, contributions.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from ares_coordinator.audit.worker import Workbench
 from ares_coordinator.datasets import DatasetMaker
 from ares_coordinator.evaluation import decide, evaluation_row, losses_of
+from ares_coordinator.foundation import foundation_before, merge_if_due
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import load_rows, prepare_cycle
@@ -47,25 +48,27 @@ ROLLED_BACK = 3
 
 @dataclass(frozen=True, slots=True)
 class ExportWorld:
-    """The data directory, and the mean held-out loss after each promoted cycle."""
+    """The data directory, and the mean held-out losses: before each cycle, after promoted ones."""
 
     folder: Path
     settings: CoordinatorSettings
     configs: dict[int, CycleConfig]
     loss: dict[int, float]
+    before: dict[int, float] = field(default_factory=dict)
 
     @property
     def files(self) -> DataLayout:
         return DataLayout(self.folder)
 
 
-def export_settings(cycle: int, **training: Any) -> CoordinatorSettings:
-    rank, alpha = RANKS[cycle - 1]
+def export_settings(cycle: int, *, threshold: int = 0, **training: Any) -> CoordinatorSettings:
+    rank, alpha = RANKS[(cycle - 1) % len(RANKS)]
     return CoordinatorSettings.model_validate(
         {
             "network": {"name": "exported"},
             "base": {"path": str(BASE), "name": "the-shipped-base", "device": "cpu"},
             "data": {"examples_per_category": 12, "seed": 3},
+            "growth": {"merge_threshold": threshold},
             "training": {
                 "rank": rank,
                 "alpha": alpha,
@@ -108,10 +111,15 @@ async def _cycle(
     dataset, _ = await DatasetMaker(settings, files, db, clock, lambda _: None).make(row)
     db.store.save_dataset(dataset)
     blobs = BlobStore(files.blobs)
-    earlier = list(world.loss)
+    foundation = await merge_if_due(
+        foundation_before(db.store, settings, files, cycle),
+        threshold=settings.growth.merge_threshold,
+        files=files,
+        on_bytes=lambda done, total: None,
+    )
     prepared = await prepare_cycle(
         row,
-        promoted=earlier,
+        foundation=foundation,
         settings=settings,
         files=files,
         blobs=blobs,
@@ -120,7 +128,11 @@ async def _cycle(
     config = payload_of(prepared.config, CycleConfig)
     stack = [files.adapter(item.cycle) for item in config.stack]
     rig = TrainingRig.load(
-        config, base=BASE, stack=stack, examples=load_rows(files, cycle, "train"), device="cpu"
+        config,
+        base=foundation.base,
+        stack=stack,
+        examples=load_rows(files, cycle, "train"),
+        device="cpu",
     )
     start = decode_snapshot(blobs.read(config.initial_state), layout=rig.layout)
     done = rig.train(
@@ -136,12 +148,12 @@ async def _cycle(
         rig.layout,
         done.theta,
         spec=lora_spec_of(config.training),
-        base_name=str(BASE),
+        base_name=str(foundation.base),
     )
     end = TrainingState(cycle, 1, rig.layout.digest_sha256, done.theta, np.zeros_like(done.theta))
     snapshot = world.folder / f"state-{cycle}"
     snapshot.write_bytes(encode_snapshot(end))
-    rows = _evaluations(world, config, snapshot=snapshot, stack=stack)
+    rows = _evaluations(world, config, base=foundation.base, snapshot=snapshot, stack=stack)
     gate = decide(rows[Stage.BEFORE], rows[Stage.AFTER])
     for evaluation in rows.values():
         db.store.save_evaluation(evaluation)
@@ -164,19 +176,20 @@ async def _cycle(
         loss_change_high=-gate.improvement.low,
     )
     world.configs[cycle] = config
+    world.before[cycle] = gate.loss_before
     if promoted:
         world.loss[cycle] = gate.loss_after
 
 
 def _evaluations(
-    world: ExportWorld, config: CycleConfig, *, snapshot: Path, stack: list[Path]
+    world: ExportWorld, config: CycleConfig, *, base: Path, snapshot: Path, stack: list[Path]
 ) -> dict[Stage, Any]:
     cycle = config.header.cycle
     folder = world.files.dataset(cycle)
     bench = Workbench(
         {
             "config": str(world.files.config_file(cycle)),
-            "base": str(BASE),
+            "base": str(base),
             "stack": [str(one) for one in stack],
             "train": str(folder / "train.jsonl"),
             "held_out": str(folder / "eval.jsonl"),

@@ -45,6 +45,10 @@ class DataLayout:
         """Folder of a cycle's `train.jsonl` and `eval.jsonl`."""
         return self.root / "ares-datasets" / f"cycle-{cycle}"
 
+    def merged_base(self, cycle: int) -> Path:
+        """The base that has all adapters up to a cycle's merged in."""
+        return self.root / "ares-bases" / f"after-cycle-{cycle}"
+
     def adapter(self, cycle: int) -> Path:
         """A cycle's PEFT folder."""
         return self.root / "ares-adapters" / f"cycle-{cycle}"

@@ -7,7 +7,6 @@ preparation that was killed is simply made again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import structlog
 
 from ares_coordinator.context import RunningCycle
 from ares_coordinator.exports.scripts import write_training_scripts
+from ares_coordinator.foundation import Foundation, base_of
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.settings import CoordinatorSettings
@@ -53,22 +53,6 @@ class Prepared:
     parameters: int
 
 
-def base_folder(settings: CoordinatorSettings) -> Path:
-    """Return the folder of the base.
-
-    Raises: BaseUnsupported: none is configured, or it is not there.
-    """
-    if not settings.base.path:
-        raise BaseUnsupported(
-            "no base model is configured",
-            hint="Set base.path in config.toml to a folder with config.json and safetensors.",
-        )
-    folder = Path(settings.base.path).expanduser()
-    if not folder.is_dir():
-        raise BaseUnsupported(f"there is no base model folder {folder}")
-    return folder
-
-
 def lora_spec(settings: CoordinatorSettings) -> LoraSpec:
     """Return the adapter that the next cycle trains."""
     training = settings.training
@@ -83,7 +67,7 @@ def load_rows(files: DataLayout, cycle: int, side: str) -> tuple[Example, ...]:
 async def prepare_cycle(
     row: CycleRow,
     *,
-    promoted: Sequence[int],
+    foundation: Foundation,
     settings: CoordinatorSettings,
     files: DataLayout,
     blobs: BlobStore,
@@ -92,10 +76,10 @@ async def prepare_cycle(
     """Return the signed dataset and config of a cycle; base files and S_0 lie in the blobs.
 
     Args:
-        promoted: earlier cycles whose adapters lie frozen and active under the new one.
+        foundation: base and adapters under the new one.
     Raises: BaseUnsupported. DiskFull.
     """
-    folder = base_folder(settings)
+    folder = foundation.base
     found = await asyncio.to_thread(base_files_digest, folder)
     base_files = await asyncio.to_thread(
         lambda: tuple(
@@ -103,7 +87,10 @@ async def prepare_cycle(
             for file in found.files
         )
     )
-    stack = [_adapter_ref(cycle, files.adapter(cycle), blobs) for cycle in promoted]
+    stack, merged = (
+        tuple(_adapter_ref(cycle, files.adapter(cycle), blobs) for cycle in cycles)
+        for cycles in (foundation.stack, foundation.merged)
+    )
     layout = layout_of_folder(folder, lora_spec(settings))
     content, shards = build_dataset_shards(load_rows(files, row.cycle, "train"))
     held_out = (files.dataset(row.cycle) / "eval.jsonl").read_bytes()
@@ -126,13 +113,17 @@ async def prepare_cycle(
     config = CycleConfig(
         header=await herald.header(CycleConfig, cycle=row.cycle),
         base=BaseRef(
-            settings.base.name,
+            f"{settings.base.name}-after-cycle-{merged[-1].cycle}"
+            if merged
+            else settings.base.name,
             found.digest_sha256,
             base_files,
-            settings.base.hub_id,
-            settings.base.revision,
+            "" if merged else settings.base.hub_id,
+            "" if merged else settings.base.revision,
+            foundation.parent_sha256,
+            merged,
         ),
-        stack=tuple(stack),
+        stack=stack,
         training=replace(settings.training.to_domain(), down_bits=settings.averaging.down_bits),
         limits=settings.rounds.limits(blob_bytes=blob_bytes),
         rounds=settings.rounds.rounds,
@@ -156,7 +147,7 @@ async def prepare_cycle(
         network=settings.network.name,
         base=folder,
         train=files.dataset(row.cycle) / "train.jsonl",
-        stack=[files.adapter(cycle) for cycle in promoted],
+        stack=[files.adapter(cycle) for cycle in foundation.stack],
         worker=herald.identity.peer_id,
     )
     return Prepared(dataset, record, shards, layout.size)
@@ -184,10 +175,11 @@ def running_cycle(
     """Return the cycle whose config is signed in `record`."""
     config = payload_of(record, CycleConfig)
     spec = LoraSpec(config.training.rank, config.training.alpha, config.training.targets)
-    layout: Layout = layout_of_folder(base_folder(settings), spec)
+    folder = base_of(config.base, settings, files)
+    layout: Layout = layout_of_folder(folder, spec)
     if layout.digest_sha256 != config.layout_sha256:
         raise BaseUnsupported(
-            f"the base in {settings.base.path} is not the one cycle {row.cycle} was signed for",
+            f"the base in {folder} is not the one cycle {row.cycle} was signed for",
             hint="Put the old base back, or let the cycle fail and begin another.",
         )
     examples = len(load_rows(files, row.cycle, "train"))

@@ -10,8 +10,9 @@ from ares_coordinator.datasets import IMPORTED, Taught, ask_teacher, read_import
 from ares_coordinator.distiller.pipeline import MAX_TRIES
 from ares_coordinator.distiller.procedural import ProceduralTeacher
 from ares_coordinator.distiller.requests import check_permission
+from ares_coordinator.foundation import first_base
 from ares_coordinator.layout import DataLayout
-from ares_coordinator.preparation import base_folder, load_rows
+from ares_coordinator.preparation import load_rows
 from ares_coordinator.rowbook import Imported, bring_rows, next_cycle
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.thread import StoreThread
@@ -112,7 +113,7 @@ def packing_of(settings: CoordinatorSettings, files: DataLayout, cycle: int) -> 
 
     training = settings.training
     length = training.sequence_length
-    tokenizer = load_tokenizer(BaseSpec(str(base_folder(settings))))
+    tokenizer = load_tokenizer(BaseSpec(str(first_base(settings))))
     rows = load_rows(files, cycle, "train")
     data = build_dataset(tokenizer, [row.messages for row in rows], sequence_length=length)
     packed = list(

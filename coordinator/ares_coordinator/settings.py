@@ -163,6 +163,12 @@ class TrainingSection(_Section):
         return TrainingConfig(**self.model_dump())
 
 
+class GrowthSection(_Section):
+    """When the adapters are merged into a new base; docs/growth.md."""
+
+    merge_threshold: int = Field(default=10, ge=0, le=100)  # adapters on the stack; 0: never
+
+
 class RoundsSection(_Section):
     """The clock of rounds."""
 
@@ -272,6 +278,7 @@ class CoordinatorSettings(_Section):
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     training: TrainingSection = TrainingSection()
+    growth: GrowthSection = GrowthSection()
     rounds: RoundsSection = RoundsSection()
     averaging: AveragingSection = AveragingSection()
     credit: CreditSection = CreditSection()

@@ -67,7 +67,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class SyncProgress:
-    """Bytes of something that is fetched: `what` is base, dataset or snapshot."""
+    """Bytes of something that is fetched: `what` is base, adapter, merge, dataset or snapshot."""
 
     kind: ClassVar[str] = "sync"
     what: Text

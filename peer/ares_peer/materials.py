@@ -14,8 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ares_p2p.domain import BaseFile, CycleConfig, DatasetManifest, ShardRef
-from ares_p2p.errors import BaseDigestMismatch, DiskFull, HashMismatch, RecordUnavailable
+from ares_p2p.domain import (
+    AdapterRef,
+    BaseFile,
+    BaseRef,
+    CycleConfig,
+    DatasetManifest,
+    ShardRef,
+)
+from ares_p2p.errors import (
+    BaseDigestMismatch,
+    DiskFull,
+    HashMismatch,
+    PayloadMalformed,
+    RecordUnavailable,
+)
 from ares_p2p.files import naming_full_disk, write_atomically
 from ares_p2p.ids import Digest, PeerId, sha256
 from ares_p2p.network.blob_store import BlobStore
@@ -23,6 +36,7 @@ from ares_p2p.shards.format import Example, decode_shard
 from ares_p2p.shards.manifest import check_examples, check_manifest, join_chunks
 from ares_p2p.training.base_files import base_files_digest
 from ares_peer.links import Links
+from ares_peer.ownmerge import MAX_MERGED, merge_from_parent
 
 BLOB_TIMEOUT_S = 600.0  # one file of a base; it resumes on the next try
 CHUNKS_AT_ONCE = 16  # 768 kB: one step of the progress bar
@@ -58,21 +72,77 @@ async def gather_materials(
     Raises: BaseDigestMismatch: `base` holds another model. BlobUnavailable, RecordUnavailable.
         DiskFull. PeerFault: a signed manifest with impossible content.
     """
-    if base is None:
-        base = data_dir / "bases" / config.base.sha256.hex()[:16]
-        await _fetch_files(
-            links, base, config.base.files, what="base", sources=sources, progress=progress
-        )
+    base = await _the_base(
+        links, config, data_dir=data_dir, named=base, sources=sources, progress=progress
+    )
     await asyncio.to_thread(_check_base, base, config)
-    stack = []
-    for adapter in config.stack:
+    stack = await _adapters(
+        links, config.stack, data_dir=data_dir, sources=sources, progress=progress
+    )
+    examples = await _fetch_examples(links, config, folder=data_dir / "shards", progress=progress)
+    return Materials(base, stack, examples)
+
+
+async def _the_base(
+    links: Links,
+    config: CycleConfig,
+    *,
+    data_dir: Path,
+    named: Path | None,
+    sources: Sequence[PeerId],
+    progress: Progress,
+) -> Path:
+    """Return the folder of the base: the one that was named, or one that is merged or fetched here.
+
+    After a merge the folder that the volunteer named holds the old base: it is merged from, and
+    the new one lies in the data directory.
+    """
+    ref, bases = config.base, data_dir / "bases"
+    if named is not None and not (ref.merged and await _holds_another(named, ref)):
+        return named
+    folder = bases / ref.sha256.hex()[:16]
+    if ref.merged and not await asyncio.to_thread(_is_complete, folder, ref.files):
+        if not 0 < len(ref.merged) <= MAX_MERGED:
+            raise PayloadMalformed(f"a base of {len(ref.merged)} merged adapters")
+        known = bases / ref.parent_sha256.hex()[:16]
+        parents = [path for path in (named, known) if path is not None and path.is_dir()]
+        if parents:
+            merged = await _adapters(
+                links, ref.merged, data_dir=data_dir, sources=sources, progress=progress
+            )
+            await merge_from_parent(
+                ref,
+                folder,
+                parents=parents,
+                adapters=merged,
+                on_bytes=lambda done, total: progress("merge", done, total),
+            )
+    await _fetch_files(links, folder, ref.files, what="base", sources=sources, progress=progress)
+    return folder
+
+
+async def _holds_another(folder: Path, ref: BaseRef) -> bool:
+    found = await asyncio.to_thread(base_files_digest, folder)
+    return found.digest_sha256 != ref.sha256
+
+
+async def _adapters(
+    links: Links,
+    refs: Sequence[AdapterRef],
+    *,
+    data_dir: Path,
+    sources: Sequence[PeerId],
+    progress: Progress,
+) -> tuple[Path, ...]:
+    """Return the folders of adapters, fetched where they are missing."""
+    folders = []
+    for adapter in refs:
         folder = data_dir / "adapters" / adapter.sha256.hex()[:16]
         await _fetch_files(
             links, folder, adapter.files, what="adapter", sources=sources, progress=progress
         )
-        stack.append(folder)
-    examples = await _fetch_examples(links, config, folder=data_dir / "shards", progress=progress)
-    return Materials(base, tuple(stack), examples)
+        folders.append(folder)
+    return tuple(folders)
 
 
 def _check_base(folder: Path, config: CycleConfig) -> None:
@@ -124,6 +194,10 @@ async def _fetch_files(
                 await asyncio.to_thread(links.blobs.store.delete, file.blob_id)
         done += file.size_bytes
         progress(what, done, total)
+
+
+def _is_complete(folder: Path, files: Sequence[BaseFile]) -> bool:
+    return not _missing(folder, files)
 
 
 def _missing(folder: Path, files: Sequence[BaseFile]) -> list[BaseFile]:

@@ -17,6 +17,7 @@ import pytest
 from ares_coordinator.audit.client import ComputeWorker, WorkerNotReady
 from ares_coordinator.audit.verdicts import Measures, Verdict, judge_replay
 from ares_coordinator.datasets import DatasetMaker
+from ares_coordinator.foundation import Foundation
 from ares_coordinator.herald import Herald, payload_of
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import load_rows, prepare_cycle
@@ -95,7 +96,12 @@ async def prepare(folder: Path) -> Cycle:
     blobs = BlobStore(files.blobs)
     herald = Herald(identity(1), "net", db, None, clock)  # type: ignore[arg-type]
     prepared = await prepare_cycle(
-        row, promoted=[], settings=settings, files=files, blobs=blobs, herald=herald
+        row,
+        foundation=Foundation(base, ()),
+        settings=settings,
+        files=files,
+        blobs=blobs,
+        herald=herald,
     )
     await db.close()
     config = payload_of(prepared.config, CycleConfig)

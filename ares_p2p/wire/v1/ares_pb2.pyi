@@ -88,18 +88,22 @@ class File(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., blob_id: _Optional[bytes] = ...) -> None: ...
 
 class BaseRef(_message.Message):
-    __slots__ = ("name", "sha256", "files", "hub_id", "revision")
+    __slots__ = ("name", "sha256", "files", "hub_id", "revision", "parent_sha256", "merged")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     HUB_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MERGED_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: bytes
     files: _containers.RepeatedCompositeFieldContainer[File]
     hub_id: str
     revision: str
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[bytes] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., hub_id: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
+    parent_sha256: bytes
+    merged: _containers.RepeatedCompositeFieldContainer[AdapterRef]
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[bytes] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., hub_id: _Optional[str] = ..., revision: _Optional[str] = ..., parent_sha256: _Optional[bytes] = ..., merged: _Optional[_Iterable[_Union[AdapterRef, _Mapping]]] = ...) -> None: ...
 
 class AdapterRef(_message.Message):
     __slots__ = ("cycle", "sha256", "files")

@@ -33,7 +33,7 @@ from ares_coordinator.teacherstate import TeacherState
 from ares_p2p.domain import CATEGORIES, NetworkDescriptor
 from ares_p2p.wire.codec import decode_envelope, decode_payload
 
-DEFINITION = "parameters of the base + parameters of the promoted adapters"
+DEFINITION = "parameters of the first base + of all promoted adapters, stacked or merged"
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
@@ -51,8 +51,14 @@ def _version(number: int | None) -> str | None:
     return None if number is None else f"ares-v{number}"
 
 
-def present_model(cycles: Sequence[CycleRow], live: LiveSnapshot) -> ModelReply:
-    """Return the model from all cycles, oldest first, and the loaded base."""
+def present_model(
+    cycles: Sequence[CycleRow], live: LiveSnapshot, *, merged_after: int
+) -> ModelReply:
+    """Return the model from all cycles, oldest first, and the base that the network began with.
+
+    Args:
+        merged_after: the newest cycle whose adapter is merged into the base; 0: none is.
+    """
     promoted = [row for row in cycles if row.promoted]
     added = sum(row.adapter_parameters or 0 for row in promoted)
     base = live.base_parameters
@@ -67,13 +73,15 @@ def present_model(cycles: Sequence[CycleRow], live: LiveSnapshot) -> ModelReply:
         effective_params=effective,
         effective_params_human=human_count(effective),
         effective_params_definition=DEFINITION,
-        adapter_count=len(promoted),
+        adapter_count=sum(row.cycle > merged_after for row in promoted),
+        merged_adapters=sum(row.cycle <= merged_after for row in promoted),
         lora_rank=ranks[-1] if ranks else None,
         current_cycle=cycles[-1].cycle if cycles else None,
         held_out_loss=measured[-1] if measured else None,
         adapters=[
             AdapterReply(cycle=row.cycle, rank=row.rank, parameters=row.adapter_parameters)
             for row in promoted
+            if row.cycle > merged_after
         ],
         history=[_history(row) for row in cycles],
     )
@@ -296,7 +304,7 @@ def present_status(
         software=software,
         at_ms=live.at_ms,
         uptime_s=max(0, live.at_ms - live.started_ms) // 1000,
-        model=present_model(read.cycles, live),
+        model=present_model(read.cycles, live, merged_after=read.merged_after),
         training=present_training(read.training, live),
         data=present_data(read.data),
         credits=present_credits(read.credits, tiers),

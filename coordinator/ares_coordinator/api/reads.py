@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ares_coordinator.foundation import merged_after, newest_config
 from ares_coordinator.ledger.tiers import TierRule
 from ares_coordinator.store.alarm_rows import AlarmRow, TakenOutRow
 from ares_coordinator.store.base import Store
@@ -88,9 +89,15 @@ class StatusRead:
     name: str
     network_id: str
     cycles: tuple[CycleRow, ...]
+    merged_after: int  # the newest cycle whose adapter is merged into the base; 0: none is
     training: TrainingRead
     data: DataRead
     credits: CreditsRead
+
+
+def read_model(store: Store) -> tuple[tuple[CycleRow, ...], int]:
+    """Return all cycles, and the newest one whose adapter is merged into the base."""
+    return store.cycles(), merged_after(newest_config(store))
 
 
 def read_training(store: Store) -> TrainingRead:
@@ -141,6 +148,7 @@ def read_status(store: Store, tiers: Sequence[TierRule]) -> StatusRead:
         name=store.meta(MetaKey.NETWORK_NAME) or "",
         network_id=store.meta(MetaKey.NETWORK_ID) or "",
         cycles=store.cycles(),
+        merged_after=merged_after(newest_config(store)),
         training=read_training(store),
         data=read_data(store),
         credits=read_credits(store, tiers),

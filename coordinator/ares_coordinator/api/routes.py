@@ -24,6 +24,7 @@ from ares_coordinator.api.present_credit import (
 from ares_coordinator.api.reads import (
     read_credits,
     read_data,
+    read_model,
     read_status,
     read_training,
     read_worker,
@@ -69,8 +70,9 @@ class PublicRoutes:
     async def model(self, request: web.Request) -> web.Response:
         """The base, the adapters, and what each cycle brought."""
         db = self.views.db
-        cycles = await db.call(db.store.cycles)
-        return json_reply(request, present_model(cycles, self.views.snapshot()))
+        cycles, merged = await db.call(read_model, db.store)
+        reply = present_model(cycles, self.views.snapshot(), merged_after=merged)
+        return json_reply(request, reply)
 
     async def training(self, request: web.Request) -> web.Response:
         """The newest cycle, its rounds, the swarm."""

@@ -35,7 +35,10 @@ class CycleHistory(Reply):
 
 
 class ModelReply(Reply):
-    """The model. Effective parameters = those of the base + those of the promoted adapters."""
+    """The model. Effective parameters = those of the first base + those of all promoted adapters.
+
+    `adapter_count` adapters lie on the base as it is now, `merged_adapters` were merged into it.
+    """
 
     version: str
     base: str
@@ -44,6 +47,7 @@ class ModelReply(Reply):
     effective_params_human: str
     effective_params_definition: str
     adapter_count: int
+    merged_adapters: int
     lora_rank: int | None
     current_cycle: int | None
     held_out_loss: float | None

@@ -37,11 +37,11 @@ from ares_coordinator.evaluation import (
     spread_indices,
 )
 from ares_coordinator.failpoints import failpoint
+from ares_coordinator.foundation import Foundation, base_of, foundation_before, merge_if_due
 from ares_coordinator.herald import Herald
 from ares_coordinator.intake import Intake
 from ares_coordinator.layout import DataLayout
 from ares_coordinator.preparation import (
-    base_folder,
     load_rows,
     prepare_cycle,
     running_cycle,
@@ -310,7 +310,7 @@ class Engine:
     async def _prepare(self, row: CycleRow) -> None:
         prepared = await prepare_cycle(
             row,
-            promoted=await self._promoted_before(row),
+            foundation=await self._foundation(row),
             settings=self.settings,
             files=self.files,
             blobs=self.blobs.store,
@@ -326,10 +326,19 @@ class Engine:
             adapter_parameters=prepared.parameters,
         )
 
-    async def _promoted_before(self, row: CycleRow) -> list[int]:
-        """Return the earlier cycles whose adapters lie frozen under the new one."""
-        done = await self.db.call(self.db.store.cycles)
-        return [item.cycle for item in done if item.promoted and item.cycle < row.cycle]
+    async def _foundation(self, row: CycleRow) -> Foundation:
+        """Return what the cycle is trained on, merged first if the stack is high enough."""
+        db, settings = self.db, self.settings
+        found = await db.call(foundation_before, db.store, settings, self.files, row.cycle)
+
+        def say(done: int, total: int) -> None:
+            self.activity = f"merge {len(found.stack)} adapters: {done / max(1, total):.0%}"
+
+        threshold = settings.growth.merge_threshold
+        merged = await merge_if_due(found, threshold=threshold, files=self.files, on_bytes=say)
+        if merged is not found:
+            await self.event("merge", cycle=row.cycle, merged=list(merged.merged))
+        return merged
 
     async def republish_finished(self) -> None:
         """Publish again what the newest finished cycle came to, for whoever asks."""
@@ -397,7 +406,7 @@ class Engine:
         await self.worker.load(
             {
                 "config": str(self.files.config_file(cycle.number)),
-                "base": str(base_folder(self.settings)),
+                "base": str(base_of(cycle.config.base, self.settings, self.files)),
                 "stack": [str(self.files.adapter(item.cycle)) for item in cycle.config.stack],
                 "train": str(folder / "train.jsonl"),
                 "held_out": str(folder / "eval.jsonl"),
@@ -514,6 +523,7 @@ class Engine:
         cycle = await self._running(row)
         digest = await self._final_state(cycle)
         folder = self.files.adapter(row.cycle)
+        base = base_of(cycle.config.base, self.settings, self.files)
 
         def save() -> None:
             state = decode_snapshot(self.blobs.store.read(digest), layout=cycle.layout)
@@ -523,7 +533,7 @@ class Engine:
                 cycle.layout,
                 state.theta,
                 spec=LoraSpec(training.rank, training.alpha, training.targets),
-                base_name=cycle.config.base.hub_id or str(base_folder(self.settings)),
+                base_name=cycle.config.base.hub_id or str(base),
             )
 
         await asyncio.to_thread(save)

@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ares_coordinator.foundation import base_of
 from ares_coordinator.herald import payload_of
 from ares_coordinator.layout import DataLayout
-from ares_coordinator.preparation import ADAPTER_DOMAIN, ADAPTER_FILES, base_folder, load_rows
+from ares_coordinator.preparation import ADAPTER_DOMAIN, ADAPTER_FILES, load_rows
 from ares_coordinator.settings import CoordinatorSettings
 from ares_coordinator.store.base import Store
 from ares_coordinator.store.rows import CycleRow, EvaluationRow, Stage
@@ -42,11 +43,11 @@ class ExportSubject:
         row: the promoted cycle.
         config: as it was signed.
         base_folder: where the base lies; its weights are hashed when they are used, not before.
-        cycles: the cycles whose adapters are in it, oldest first, `row.cycle` the last.
+        cycles: the cycles whose adapters lie on the base, oldest first, `row.cycle` the last.
         adapters: their PEFT folders.
         evaluation: held-out losses after the cycle; None where they were not kept.
-        sources: what was trained on, largest first.
-        contributors: peers of whose work some became part of an adapter.
+        sources: what was trained on, merged adapters included, largest first.
+        contributors: peers of whose work some became part of an adapter, merged or not.
         parameters: counted from the files.
     """
 
@@ -116,7 +117,8 @@ def find_subject(
         _check_adapter(folder, item.sha256)
     if not (folders[-1] / ADAPTER_FILES[1]).is_file():
         raise ConfigFault(f"{folders[-1]} holds no adapter", hint="Restore it from a backup.")
-    base = base_folder(settings)
+    base = base_of(config.base, settings, files)
+    everything = tuple(one.cycle for one in promoted if one.cycle <= cycle)  # merged ones too
     return ExportSubject(
         network=settings.network.name,
         row=row,
@@ -125,8 +127,8 @@ def find_subject(
         cycles=cycles,
         adapters=folders,
         evaluation=store.evaluation(cycle, Stage.AFTER),
-        sources=_sources(files, cycles),
-        contributors=_contributors(store, cycles),
+        sources=_sources(files, everything),
+        contributors=_contributors(store, everything),
         parameters=count_parameters(base, folders),
     )
 
